@@ -1,0 +1,14 @@
+module github.com/sealbus/sealbus/integration/tinkcompat
+
+go 1.26.0
+
+require (
+	github.com/google/tink/go v1.7.0
+	github.com/tink-crypto/tink-go/v2 v2.9.0
+)
+
+require (
+	golang.org/x/crypto v0.53.0 // indirect
+	golang.org/x/sys v0.46.0 // indirect
+	google.golang.org/protobuf v1.36.11 // indirect
+)
