@@ -1,0 +1,211 @@
+package envelope
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"github.com/oklog/ulid/v2"
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// Message is one message inside the seal.
+type Message struct {
+	ID      ulid.ULID      // never zero
+	Salt    [SaltSize]byte // random, only in a committed frame, never zero there
+	Headers []Pair         // keys in strictly ascending order, see [SortHeaders]
+	Payload []byte         // at most MaxPayload bytes, may be empty
+}
+
+// Pair is one header of a message. The key is one or more characters of
+// visible ASCII, the value any bytes.
+type Pair struct {
+	Key, Value []byte
+}
+
+// SortHeaders brings headers into the one order that is encoded, ascending by
+// the bytes of their keys. Two of one key have no encoding: [AppendMessage]
+// refuses them.
+func SortHeaders(headers []Pair) {
+	slices.SortFunc(headers, func(a, b Pair) int { return bytes.Compare(a.Key, b.Key) })
+}
+
+// Size returns how many bytes [AppendMessage] appends for m.
+func (m *Message) Size(committed bool) int {
+	n := minMessage + m.headerBytes() + len(m.Payload)
+	if committed {
+		n += SaltSize
+	}
+	return n
+}
+
+func (m *Message) headerBytes() (n int) {
+	for i := range m.Headers {
+		n += 1 + len(m.Headers[i].Key) + 2 + len(m.Headers[i].Value)
+	}
+	return n
+}
+
+// AppendMessage appends m to a plaintext. The salt goes in if committed is
+// set, which is FlagCommitted of the frame. On error, a [MalformedError], dst
+// is returned as it was.
+func AppendMessage(dst []byte, m *Message, committed bool) ([]byte, error) {
+	if err := m.check(committed); err != nil {
+		return dst, err
+	}
+	dst = append(dst, m.ID[:]...)
+	if committed {
+		dst = append(dst, m.Salt[:]...)
+	}
+	dst = m.appendHeaders(dst)
+	dst = binary.BigEndian.AppendUint32(dst, uint32(len(m.Payload)))
+	return append(dst, m.Payload...), nil
+}
+
+func (m *Message) appendHeaders(dst []byte) []byte {
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(m.Headers)))
+	for i := range m.Headers {
+		dst = appendUint8Prefixed(dst, m.Headers[i].Key)
+		dst = appendUint16Prefixed(dst, m.Headers[i].Value)
+	}
+	return dst
+}
+
+// check holds for every message, appended or parsed.
+func (m *Message) check(committed bool) error {
+	switch {
+	case m.ID.IsZero():
+		return errMessageID
+	case committed && m.Salt == [SaltSize]byte{}:
+		// Without a salt the broker could find a short message by trying
+		// candidates against the commitment.
+		return errMessageSalt
+	case len(m.Headers) > MaxHeaders:
+		return errHeadersSize
+	case len(m.Payload) > MaxPayload:
+		return errPayloadSize
+	}
+	for i := range m.Headers {
+		if err := checkKey(m.Headers[i].Key); err != nil {
+			return err
+		}
+		if i > 0 && bytes.Compare(m.Headers[i-1].Key, m.Headers[i].Key) >= 0 {
+			return errHeadersUnordered
+		}
+	}
+	if m.headerBytes() > MaxHeaderBytes {
+		return errHeadersBytes
+	}
+	return nil
+}
+
+func checkKey(key []byte) error {
+	switch {
+	case len(key) == 0:
+		return errHeaderKeyEmpty
+	case len(key) > MaxHeaderKey:
+		return errHeaderKeySize
+	case !only(key, charKey):
+		return errHeaderKeyChars
+	}
+	return nil
+}
+
+// ParseMessages reads an opened plaintext: exactly count messages, and then
+// nothing but the padding that flags ask for. It appends them to dst and
+// returns it; flags and count are those of the frame's header.
+//
+// The messages alias plain. Elements of dst past its length lend their Headers
+// to the new ones, so a caller that passes the same dst[:0] again allocates
+// nothing, and must be done with the earlier messages. On error, a
+// [MalformedError], nil is returned.
+func ParseMessages(plain []byte, flags uint8, count uint16, dst []Message) ([]Message, error) {
+	committed := flags&FlagCommitted != 0
+	least := minMessage
+	if committed {
+		least += SaltSize
+	}
+	switch {
+	case count == 0:
+		return nil, errCountZero
+	case count > MaxMessages:
+		return nil, errCountSize
+	case len(plain) > MaxPlaintext:
+		return nil, errPlaintextSize
+	case int(count)*least > len(plain):
+		return nil, errPlaintextCount
+	}
+	s := cryptobyte.String(plain)
+	dst = grow(dst, int(count))
+	for i := len(dst) - int(count); i < len(dst); i++ {
+		if err := dst[i].parse(&s, committed); err != nil {
+			return nil, err
+		}
+	}
+	if flags&FlagPadded == 0 {
+		if !s.Empty() {
+			return nil, errPlaintextTail
+		}
+		return dst, nil
+	}
+	if err := checkPadding(plain, s); err != nil {
+		return nil, err
+	}
+	return dst, nil
+}
+
+// grow lengthens dst by n elements and keeps those that its capacity holds.
+func grow(dst []Message, n int) []Message {
+	n += len(dst)
+	if more := n - cap(dst); more > 0 {
+		dst = append(dst[:cap(dst)], make([]Message, more)...)
+	}
+	return dst[:n]
+}
+
+func (m *Message) parse(s *cryptobyte.String, committed bool) error {
+	m.Salt = [SaltSize]byte{}
+	if !s.CopyBytes(m.ID[:]) || committed && !s.CopyBytes(m.Salt[:]) {
+		return errMessageCut
+	}
+	if err := m.parseHeaders(s); err != nil {
+		return err
+	}
+	var size uint32
+	if !s.ReadUint32(&size) {
+		return errMessageCut
+	}
+	if size > MaxPayload {
+		return errPayloadSize
+	}
+	if !s.ReadBytes(&m.Payload, int(size)) {
+		return errMessageCut
+	}
+	m.Payload = clip(m.Payload)
+	return m.check(committed)
+}
+
+func (m *Message) parseHeaders(s *cryptobyte.String) error {
+	m.Headers = m.Headers[:0]
+	var n uint16
+	if !s.ReadUint16(&n) {
+		return errMessageCut
+	}
+	if n > MaxHeaders {
+		return errHeadersSize
+	}
+	if n > 0 && cap(m.Headers) < int(n) {
+		if int(n)*minHeaderPair > len(*s) {
+			return errMessageCut
+		}
+		m.Headers = make([]Pair, 0, n)
+	}
+	for range n {
+		var key, value cryptobyte.String
+		if !s.ReadUint8LengthPrefixed(&key) || !s.ReadUint16LengthPrefixed(&value) {
+			return errMessageCut
+		}
+		m.Headers = append(m.Headers, Pair{clip(key), clip(value)})
+	}
+	return nil
+}
