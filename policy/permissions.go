@@ -1,0 +1,169 @@
+package policy
+
+import (
+	"maps"
+	"slices"
+)
+
+// Permissions are the NATS subjects that an agent may publish to and subscribe to, each list sorted and without
+// duplicates. To NATS a nil list means no restriction, so a caller must refuse an agent whose permissions are
+// [Permissions.Empty] instead of passing them on.
+type Permissions struct {
+	Publish   []string
+	Subscribe []string
+}
+
+// Empty reports whether the agent has no rights and must not be let in.
+func (p Permissions) Empty() bool { return len(p.Publish) == 0 || len(p.Subscribe) == 0 }
+
+// Permissions returns everything that the broker may let the agent do, and nothing for an agent that is revoked or
+// that the policy does not know. A glob of the policy becomes a whole token here, because NATS knows no smaller
+// wildcard: the agents at the other end hold the policy itself and refuse what it does not say.
+//
+// None of the subjects is one on which streams or consumers are made, changed or looked at: reads are direct reads,
+// and updates arrive as plain messages. None is the subject on which the policy is written.
+func (p *Policy) Permissions(agent string) Permissions {
+	if !p.Known(agent) {
+		return Permissions{}
+	}
+	g := &grants{policy: p, agent: agent, publish: make(set), subscribe: make(set)}
+	g.base()
+	for _, ch := range p.Channels(agent) {
+		g.channel(ch)
+	}
+	g.peers()
+	return Permissions{Publish: slices.Sorted(maps.Keys(g.publish)), Subscribe: slices.Sorted(maps.Keys(g.subscribe))}
+}
+
+type set map[string]struct{}
+
+func (s set) add(subjects ...string) {
+	for _, subject := range subjects {
+		s[subject] = struct{}{}
+	}
+}
+
+type grants struct {
+	policy             *Policy
+	agent              string
+	publish, subscribe set
+}
+
+// base is what every agent needs: to read the policy, cards and keys, to write its own cards, and to get replies.
+func (g *grants) base() {
+	g.publish.add(
+		DirectGet(BucketPolicy, PolicyKey),
+		DirectGet(BucketCards, ">"),
+		DirectGet(BucketKeys, ""),
+		BucketSubject(BucketCards, CardKey(g.agent, "*")),
+	)
+	g.subscribe.add(InboxPrefix(g.agent)+".>", FeedPolicy)
+}
+
+func (g *grants) channel(ch Channel) {
+	g.keys(KeyPrefix(ch))
+	reads, writes := g.policy.CanRead(ch, g.agent), g.policy.CanWrite(ch, g.agent)
+	switch ch.kind {
+	case KindTopic:
+		if writes {
+			g.publish.add(TopicSubject(ch.a), TopicSubject(ch.a)+".>")
+		}
+		if reads {
+			g.subscribe.add(TopicSubject(ch.a), TopicSubject(ch.a)+".>")
+		}
+	case KindService:
+		if writes {
+			g.publish.add(ServiceSubject(ch.a))
+		}
+		if reads {
+			g.subscribe.add(ServiceSubject(ch.a))
+		}
+	}
+}
+
+// keys lets the agent write joins, keys and wraps under its own name and follow all of the channel's.
+func (g *grants) keys(prefix string) {
+	for _, kind := range [...]string{storeJoin, storeKey, storeWrap} {
+		g.publish.add(BucketSubject(BucketKeys, prefix+"."+kind+"."+g.agent+".>"))
+	}
+	g.subscribe.add(feedKeysPrefix + prefix + ".>")
+}
+
+// peers grants what the agent needs to ask, to answer, and to share a channel with other agents.
+func (g *grants) peers() {
+	var ask, answer peerSet
+	for _, r := range g.policy.direct {
+		if r.write.match(g.agent) {
+			ask.add(g, r.read)
+		}
+		if r.read.match(g.agent) {
+			answer.add(g, r.write)
+		}
+	}
+	if !answer.empty() {
+		g.subscribe.add(AgentSubject(g.agent))
+	}
+	pairs := ask.union(answer)
+	for _, r := range g.policy.services {
+		if r.write.match(g.agent) {
+			pairs.add(g, r.read)
+		}
+		if r.read.match(g.agent) {
+			answer.add(g, r.write)
+			pairs.add(g, r.write)
+		}
+	}
+	ask.each(func(peer string) { g.publish.add(AgentSubject(peer)) })
+	answer.each(func(peer string) { g.publish.add(InboxPrefix(peer) + ".>") })
+	g.pairs(pairs)
+}
+
+func (g *grants) pairs(peers peerSet) {
+	if peers.any {
+		g.keys("pair." + g.agent + ".*")
+		g.keys("pair.*." + g.agent)
+		return
+	}
+	for peer := range peers.names {
+		g.keys(KeyPrefix(pairOf(g.agent, peer)))
+	}
+}
+
+// peerSet is the agents at the other end of some rules: names, or all once there is a glob.
+type peerSet struct {
+	any   bool
+	names set
+}
+
+func (s *peerSet) add(g *grants, list *agents) {
+	for _, pattern := range list.list {
+		switch {
+		case pattern.star:
+			s.any = true
+		case pattern.text != g.agent && g.policy.admits(pattern.text):
+			if s.names == nil {
+				s.names = make(set)
+			}
+			s.names.add(pattern.text)
+		}
+	}
+}
+
+func (s peerSet) empty() bool { return !s.any && len(s.names) == 0 }
+
+func (s peerSet) union(t peerSet) peerSet {
+	names := make(set, len(s.names)+len(t.names))
+	maps.Copy(names, s.names)
+	maps.Copy(names, t.names)
+	return peerSet{any: s.any || t.any, names: names}
+}
+
+func (s peerSet) each(f func(peer string)) {
+	if s.any {
+		f("*")
+		return
+	}
+	for peer := range s.names {
+		f(peer)
+	}
+}

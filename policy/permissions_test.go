@@ -1,0 +1,279 @@
+package policy_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sealbus/sealbus/policy"
+)
+
+// own is what every agent may publish, and keysOf what it may of a channel's keys.
+func own(agent string) []string {
+	return []string{
+		"$JS.API.DIRECT.GET.KV_SB_POLICY.$KV.SB_POLICY.current",
+		"$JS.API.DIRECT.GET.KV_SB_CARDS.$KV.SB_CARDS.>",
+		"$JS.API.DIRECT.GET.KV_SB_KEYS",
+		"$KV.SB_CARDS." + agent + ".*",
+	}
+}
+
+func keysOf(agent string, prefixes ...string) (subjects []string) {
+	for _, prefix := range prefixes {
+		for _, kind := range []string{"j", "k", "w"} {
+			subjects = append(subjects, "$KV.SB_KEYS."+prefix+"."+kind+"."+agent+".>")
+		}
+	}
+	return subjects
+}
+
+func feeds(agent string, prefixes ...string) []string {
+	subjects := []string{"sb.inbox." + agent + ".>", "sb.store.policy.>"}
+	for _, prefix := range prefixes {
+		subjects = append(subjects, "sb.store.keys."+prefix+".>")
+	}
+	return subjects
+}
+
+func TestPermissions(t *testing.T) {
+	const rules = `
+topics:
+  prices: {publish: ["feed-*"], subscribe: [planner]}
+queues:
+  summarise: {enqueue: [planner], work: ["writer-*"]}
+services:
+  lookup: {call: [planner, gone], serve: [index]}
+  open: {call: ["*"], serve: [oracle]}
+direct:
+  - {from: [bob], to: [carol, dave, gone]}
+  - {from: ["team-*"], to: [bob]}
+revoked: [gone]
+`
+	for _, test := range []struct {
+		name, rules, agent string
+		publish, subscribe [][]string
+	}{
+		{"publisher", "topics: {prices: {publish: [\"feed-*\"], subscribe: [planner]}}", "feed-1",
+			[][]string{own("feed-1"), keysOf("feed-1", "topic.prices"), {"sb.topic.prices", "sb.topic.prices.>"}},
+			[][]string{feeds("feed-1", "topic.prices")}},
+		{"subscriber", "topics: {prices: {publish: [\"feed-*\"], subscribe: [planner]}}", "planner",
+			[][]string{own("planner"), keysOf("planner", "topic.prices")},
+			[][]string{feeds("planner", "topic.prices"), {"sb.topic.prices", "sb.topic.prices.>"}}},
+		{"enqueuer", "queues: {q: {enqueue: [a], work: [b]}}", "a",
+			[][]string{own("a"), keysOf("a", "queue.q", "result.q")}, [][]string{feeds("a", "queue.q", "result.q")}},
+		{"worker", "queues: {q: {enqueue: [a], work: [b]}}", "b",
+			[][]string{own("b"), keysOf("b", "queue.q", "result.q")}, [][]string{feeds("b", "queue.q", "result.q")}},
+		{"caller", "services: {s: {call: [a], serve: [b]}}", "a",
+			[][]string{own("a"), keysOf("a", "service.s", "pair.a.b"), {"sb.service.s"}},
+			[][]string{feeds("a", "service.s", "pair.a.b")}},
+		{"server", "services: {s: {call: [a], serve: [b]}}", "b",
+			[][]string{own("b"), keysOf("b", "service.s", "pair.a.b"), {"sb.inbox.a.>"}},
+			[][]string{feeds("b", "service.s", "pair.a.b"), {"sb.service.s"}}},
+		{"server for all", "services: {s: {call: [\"*\"], serve: [b]}}", "b",
+			[][]string{own("b"), keysOf("b", "service.s", "pair.b.*", "pair.*.b"), {"sb.inbox.*.>", "sb.service.s"}},
+			[][]string{feeds("b", "service.s", "pair.b.*", "pair.*.b"), {"sb.service.s"}}},
+		{"who asks", "direct: [{from: [a], to: [b]}]", "a",
+			[][]string{own("a"), keysOf("a", "pair.a.b"), {"sb.agent.b"}}, [][]string{feeds("a", "pair.a.b")}},
+		{"who is asked", "direct: [{from: [a], to: [b]}]", "b",
+			[][]string{own("b"), keysOf("b", "pair.a.b"), {"sb.inbox.a.>"}}, [][]string{feeds("b", "pair.a.b"), {"sb.agent.b"}}},
+		{"asks a glob", "direct: [{from: [a], to: [\"b*b\", c]}]", "a",
+			[][]string{own("a"), keysOf("a", "pair.a.*", "pair.*.a"), {"sb.agent.*"}}, [][]string{feeds("a", "pair.a.*", "pair.*.a")}},
+		{"is in a glob that asks itself", "direct: [{from: [\"t-*\"], to: [\"t-*\"]}]", "t-1",
+			[][]string{own("t-1"), keysOf("t-1", "pair.t-1.*", "pair.*.t-1"), {"sb.agent.*", "sb.inbox.*.>"}},
+			[][]string{feeds("t-1", "pair.t-1.*", "pair.*.t-1"), {"sb.agent.t-1"}}},
+		{"only itself is left", "direct: [{from: [a, b], to: [a]}]\nrevoked: [b]", "a", [][]string{own("a")}, [][]string{feeds("a")}},
+		{"many roles", rules, "bob",
+			[][]string{own("bob"), keysOf("bob", "service.open", "pair.bob.*", "pair.*.bob"),
+				{"sb.service.open", "sb.agent.carol", "sb.agent.dave", "sb.inbox.*.>"}},
+			[][]string{feeds("bob", "service.open", "pair.bob.*", "pair.*.bob"), {"sb.agent.bob"}}},
+		{"no revoked peers", rules, "index",
+			[][]string{own("index"), keysOf("index", "service.lookup", "service.open", "pair.index.planner", "pair.index.oracle"),
+				{"sb.service.open", "sb.inbox.planner.>"}},
+			[][]string{feeds("index", "service.lookup", "service.open", "pair.index.planner", "pair.index.oracle"), {"sb.service.lookup"}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := mustParse(t, head+test.rules+"\n")
+			got := p.Permissions(test.agent)
+			if got.Empty() {
+				t.Fatal("no permissions")
+			}
+			same(t, "publish", got.Publish, test.publish)
+			same(t, "subscribe", got.Subscribe, test.subscribe)
+			checkPermissions(t, p, test.agent)
+		})
+	}
+}
+
+func same(t *testing.T, what string, got []string, want [][]string) {
+	t.Helper()
+	if !slices.IsSorted(got) || len(slices.Compact(slices.Clone(got))) != len(got) {
+		t.Errorf("%s is not sorted or has duplicates: %q", what, got)
+	}
+	all := slices.Concat(want...)
+	slices.Sort(all)
+	all = slices.Compact(all)
+	for _, s := range got {
+		if !slices.Contains(all, s) {
+			t.Errorf("%s: %s should not be there", what, s)
+		}
+	}
+	for _, s := range all {
+		if !slices.Contains(got, s) {
+			t.Errorf("%s: %s is missing", what, s)
+		}
+	}
+}
+
+// overlap reports whether a message could have a subject that both patterns match.
+func overlap(a, b string) bool {
+	x, y := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range min(len(x), len(y)) {
+		switch {
+		case x[i] == ">" || y[i] == ">":
+			return true
+		case x[i] != y[i] && x[i] != "*" && y[i] != "*":
+			return false
+		}
+	}
+	return len(x) == len(y)
+}
+
+// checkPermissions holds whatever the policy says.
+func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
+	t.Helper()
+	perms := p.Permissions(agent)
+	if perms.Empty() {
+		if perms.Publish != nil || perms.Subscribe != nil || p.Known(agent) {
+			t.Errorf("%s: %+v, known %v", agent, perms, p.Known(agent))
+		}
+		return
+	}
+	for _, s := range perms.Publish {
+		mayAsk := slices.Contains(own(agent)[:3], s)
+		for what, forbidden := range map[string]string{
+			"asks JetStream":            "$JS.>",
+			"acknowledges":              "$JS.ACK.>",
+			"writes the policy":         "$KV.SB_POLICY.>",
+			"speaks for the system":     "$SYS.>",
+			"writes to the feeds":       "sb.store.>",
+			"writes to default inboxes": "_INBOX.>",
+		} {
+			if overlap(s, forbidden) && !mayAsk {
+				t.Errorf("%s %s: %s", agent, what, s)
+			}
+		}
+		if overlap(s, "$KV.SB_CARDS.>") && s != "$KV.SB_CARDS."+agent+".*" {
+			t.Errorf("%s writes another's card: %s", agent, s)
+		}
+		if overlap(s, "$KV.SB_KEYS.>") && !strings.Contains(s, ".j."+agent+".>") && !strings.Contains(s, ".k."+agent+".>") && !strings.Contains(s, ".w."+agent+".>") {
+			t.Errorf("%s writes keys under another's name: %s", agent, s)
+		}
+	}
+	for _, s := range perms.Subscribe {
+		for what, forbidden := range map[string]string{
+			"reads another's inbox":    "sb.inbox.another.x",
+			"reads another's requests": "sb.agent.another",
+			"reads a bucket":           "$KV.>",
+			"listens to JetStream":     "$JS.>",
+			"listens to the system":    "$SYS.>",
+			"reads default inboxes":    "_INBOX.>",
+			"reads tasks":              "sb.task.>",
+		} {
+			if overlap(s, forbidden) {
+				t.Errorf("%s %s: %s", agent, what, s)
+			}
+		}
+	}
+}
+
+// With globs for everything an agent still gets nothing of what is not a message to it.
+func TestPermissionsOfTheMostPowerful(t *testing.T) {
+	p := mustParse(t, head+`
+topics: {t: {publish: ["*"], subscribe: ["*"], retain: 1d}}
+queues: {q: {enqueue: ["*"], work: ["*"]}}
+services: {s: {call: ["*"], serve: ["*"]}}
+direct: [{from: ["*"], to: ["*"]}]
+revoked: [gone]
+`)
+	checkPermissions(t, p, "planner")
+	perms := p.Permissions("planner")
+	for _, s := range []string{
+		"$JS.API.INFO", "$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.DELETE.KV_SB_KEYS", "$JS.API.STREAM.INFO.KV_SB_KEYS", "$JS.API.STREAM.NAMES",
+		"$JS.API.STREAM.PURGE.KV_SB_POLICY", "$JS.API.STREAM.MSG.GET.KV_SB_KEYS", "$JS.API.CONSUMER.CREATE.KV_SB_KEYS.x.$KV.SB_KEYS.>",
+		"$JS.API.CONSUMER.DURABLE.CREATE.SB_TOPIC_t.x", "$JS.API.CONSUMER.MSG.NEXT.SB_TOPIC_t.x", "$JS.API.DIRECT.GET.SB_TOPIC_t",
+		"$JS.API.DIRECT.GET.KV_SB_POLICY", "$JS.FC.KV_SB_KEYS.x", "$JS.ACK.SB_TOPIC_t.x.1", "$KV.SB_POLICY.current", "$KV.SB_POLICY.other",
+		"$KV.SB_CARDS.bob.01JD3K5Z7QXN9V8M6T4R2P0WBC", "$KV.SB_CARDS.planner", "$KV.SB_KEYS.topic.t.j.bob.x", "$KV.SB_KEYS.topic.t",
+		"$KV.SB_KEYS.pair.a.b.k.planner.x", "$KV.SB_KEYS.topic.other.k.planner.x", "sb.store.policy.current", "sb.topic.other", "sb.task.q.0",
+	} {
+		if slices.ContainsFunc(perms.Publish, func(allowed string) bool { return overlap(allowed, s) }) {
+			t.Errorf("the agent may publish to %s", s)
+		}
+	}
+}
+
+func TestNoPermissions(t *testing.T) {
+	p := mustParse(t, full)
+	everything := mustParse(t, head+"topics: {t: {publish: [\"*\"], subscribe: [\"*\"]}}\ndirect: [{from: [\"*\"], to: [\"*\"]}]\nrevoked: [gone]\n")
+	for _, agent := range []string{"exec-3", "gone", "operator", "broker", "", "*", "Planner", "plan.ner", ">", "a.>", long + "n"} {
+		for _, p := range []*policy.Policy{p, everything} {
+			if agent == "exec-3" && p == everything {
+				continue
+			}
+			if perms := p.Permissions(agent); !perms.Empty() || perms.Publish != nil || perms.Subscribe != nil {
+				t.Errorf("%q: %+v", agent, perms)
+			}
+		}
+	}
+	if perms := mustParse(t, head+"topics: {t: {publish: [a], subscribe: [b]}}\n").Permissions("c"); !perms.Empty() {
+		t.Errorf("an agent that the policy does not know: %+v", perms)
+	}
+}
+
+// What the agents accept from each other must be let through, and what is let through by name must be accepted.
+func TestPermissionsAgreeWithMembership(t *testing.T) {
+	p := mustParse(t, full)
+	names := []string{"planner", "feed-1", "exec-1", "exec-3", "writer-1", "index-1", "pricer", "store", "auditor", "bob", "gone", "operator"}
+	allows := func(list []string, subject string) bool {
+		return slices.ContainsFunc(list, func(pattern string) bool { return overlap(pattern, subject) })
+	}
+	for _, agent := range names {
+		perms := p.Permissions(agent)
+		for _, topic := range p.Topics() {
+			ch := policy.MustParseChannel("topic/" + topic)
+			if got, want := allows(perms.Publish, policy.TopicSubject(topic+".eu.de")), p.CanWrite(ch, agent); got != want {
+				t.Errorf("%s publishes to %s: %v, want %v", agent, topic, got, want)
+			}
+			if got, want := allows(perms.Subscribe, policy.TopicSubject(topic)), p.CanRead(ch, agent); got != want {
+				t.Errorf("%s subscribes to %s: %v, want %v", agent, topic, got, want)
+			}
+		}
+		for _, service := range p.Services() {
+			ch := policy.MustParseChannel("service/" + service)
+			if got, want := allows(perms.Publish, policy.ServiceSubject(service)), p.CanWrite(ch, agent); got != want {
+				t.Errorf("%s calls %s: %v, want %v", agent, service, got, want)
+			}
+			if got, want := allows(perms.Subscribe, policy.ServiceSubject(service)), p.CanRead(ch, agent); got != want {
+				t.Errorf("%s serves %s: %v, want %v", agent, service, got, want)
+			}
+		}
+		for _, peer := range names {
+			if p.MayRequest(agent, peer) && !allows(perms.Publish, policy.AgentSubject(peer)) {
+				t.Errorf("%s may not ask %s", agent, peer)
+			}
+			if p.MayReply(agent, peer) && !allows(perms.Publish, policy.InboxPrefix(peer)+".x") {
+				t.Errorf("%s may not answer %s", agent, peer)
+			}
+			if !p.PairAllowed(agent, peer) {
+				continue
+			}
+			ch, err := policy.Pair(agent, peer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			key := policy.BucketSubject(policy.BucketKeys, policy.JoinKey(ch, agent, card))
+			if !allows(perms.Publish, key) || !allows(perms.Subscribe, policy.FeedKeys(ch)) {
+				t.Errorf("%s cannot share keys with %s", agent, peer)
+			}
+		}
+	}
+}
