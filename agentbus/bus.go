@@ -1,0 +1,170 @@
+package agentbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sealbus/sealbus/identity"
+	"github.com/sealbus/sealbus/keyring"
+	"github.com/sealbus/sealbus/policy"
+)
+
+// Bus is one agent's connection. It is safe for concurrent use. It goes on through reconnects:
+// subscriptions and sessions are kept, and what is sent meanwhile waits in nats.go's reconnect buffer of
+// 8 MiB.
+type Bus struct {
+	config Config
+	log    *slog.Logger
+	ring   *keyring.Ring
+	self   identity.ID
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	store  *store
+
+	senders sync.Map // policy.Channel → *keyring.Sender
+	replies *replies
+	counts  counters
+
+	ctx     context.Context // ends when Close gives up waiting for handlers
+	cancel  context.CancelFunc
+	renew   chan struct{} // look at policy, card and certificate now
+	stopped chan struct{} // Close has begun
+	upkeep  sync.WaitGroup
+
+	mu     sync.Mutex
+	subs   map[*Subscription]struct{}
+	past   Stats // of subscriptions that have ended
+	done   chan struct{}
+	ending bool
+	err    error
+}
+
+// Self returns the agent's own ID.
+func (b *Bus) Self() identity.ID { return b.self }
+
+// Policy returns the policy in force for this agent.
+func (b *Bus) Policy() *policy.Policy { return b.ring.Policy() }
+
+// Stats returns what the bus has counted, all of its subscriptions included.
+func (b *Bus) Stats() Stats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.counts.stats().plus(b.past)
+	for sub := range b.subs {
+		s = s.plus(sub.counts.stats())
+	}
+	return s
+}
+
+// Connected reports whether the connection to a broker stands at this moment.
+func (b *Bus) Connected() bool { return b.nc.IsConnected() }
+
+func (b *Bus) closed() bool {
+	select {
+	case <-b.stopped:
+		return true
+	default:
+		return false
+	}
+}
+
+// Close ends the bus in order: no new messages are taken, handlers finish what has arrived, what was handed
+// over goes out, the keyring is closed, and the connection with it. It waits up to 30 seconds for handlers,
+// then cancels their contexts and returns an error. It is idempotent, and every call waits.
+func (b *Bus) Close() error {
+	b.mu.Lock()
+	if b.ending {
+		b.mu.Unlock()
+		<-b.done
+		return b.err
+	}
+	b.ending = true
+	close(b.stopped)
+	subs := make([]*Subscription, 0, len(b.subs))
+	for s := range b.subs {
+		subs = append(subs, s)
+	}
+	b.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	b.err = b.closeAll(ctx, subs)
+	close(b.done)
+	return b.err
+}
+
+func (b *Bus) closeAll(ctx context.Context, subs []*Subscription) error {
+	var errs []error
+	for _, s := range subs {
+		s.begin()
+	}
+	for _, s := range subs {
+		errs = append(errs, s.wait(ctx))
+	}
+	b.cancel()
+	b.upkeep.Wait()
+	if b.nc.IsConnected() {
+		if err := b.nc.FlushWithContext(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("agentbus: flushing at the end: %w", err))
+		}
+	}
+	// Without a connection there is nobody to tell that the keys are gone.
+	end, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	errs = append(errs, b.ring.Close(end))
+	b.replies.end()
+	b.nc.Close()
+	return errors.Join(errs...)
+}
+
+// add takes a subscription in, unless the bus is closing.
+func (b *Bus) add(s *Subscription) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ending {
+		return ErrClosed
+	}
+	b.subs[s] = struct{}{}
+	return nil
+}
+
+func (b *Bus) remove(s *Subscription) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.subs[s]; ok {
+		delete(b.subs, s)
+		b.past = b.past.plus(s.counts.stats())
+	}
+}
+
+// reject counts a frame that was not accepted and tells who wants to know.
+func (b *Bus) reject(c *counters, m *nats.Msg, err error) {
+	r := rejection(m.Subject, err)
+	c.rejectedFor(r.Reason)
+	if b.config.OnReject != nil {
+		b.config.OnReject(r)
+	}
+}
+
+// failed counts what a handler returned or panicked with. The log does not get the text: it may hold what
+// was in the message.
+func (b *Bus) failed(c *counters, subject string, err error) {
+	var p *panicError
+	if errors.As(err, &p) {
+		c.panics.Add(1)
+		b.log.Error("handler panicked", "subject", subject, "type", fmt.Sprintf("%T", p.value), "stack", p.stack)
+	} else {
+		c.errors.Add(1)
+		b.log.Warn("handler returned an error", "subject", subject, "type", fmt.Sprintf("%T", err))
+	}
+	if b.config.OnError != nil {
+		b.config.OnError(subject, err)
+	}
+}

@@ -1,0 +1,133 @@
+package agentbus
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/sealbus/sealbus/identity"
+	"github.com/sealbus/sealbus/internal/envelope"
+	"github.com/sealbus/sealbus/keyring"
+)
+
+// Header keys that have a meaning here. All headers travel inside the seal.
+const (
+	headerContentType = "content-type"
+	headerOverloaded  = "sealbus-overloaded"
+
+	reservedPrefix = "sealbus-"
+)
+
+// Message is a message that passed every check: its sender is who it says, it was meant for this
+// receiver, and this receiver has not been given it before.
+type Message struct {
+	ID      ulid.ULID
+	Subject string      // "prices.eu.de"; of a request or reply the agent's or service's name
+	Sender  identity.ID // proven: by the signature on a signed channel, else by the seal
+	Time    time.Time   // when it was sealed, by the sender's clock, in milliseconds
+	Signed  bool        // there is a signature that a third party could be shown
+	Payload []byte      // the receiver's own
+
+	headers []envelope.Pair
+}
+
+// ContentType returns the media type that the sender gave, "" if none.
+func (m *Message) ContentType() string { return m.Header(headerContentType) }
+
+// Header returns a header's value, "" if it is not there. Keys are as the sender wrote them.
+func (m *Message) Header(key string) string {
+	for _, h := range m.headers {
+		if string(h.Key) == key {
+			return string(h.Value)
+		}
+	}
+	return ""
+}
+
+// Headers returns a copy of all headers.
+func (m *Message) Headers() map[string]string {
+	all := make(map[string]string, len(m.headers))
+	for _, h := range m.headers {
+		all[string(h.Key)] = string(h.Value)
+	}
+	return all
+}
+
+func newMessage(subject string, o *keyring.Opened, m *envelope.Message) *Message {
+	return &Message{ID: m.ID, Subject: subject, Sender: o.Sender, Time: o.Time, Signed: o.Signed,
+		Payload: m.Payload, headers: m.Headers}
+}
+
+// MessageOption is an option of one message: of a Publish, a Request or RequestService.
+type MessageOption interface{ applyMessage(*outgoing) error }
+
+// outgoing is a message being made.
+type outgoing struct {
+	headers []envelope.Pair
+	expires time.Time
+}
+
+type messageOption func(*outgoing) error
+
+func (f messageOption) applyMessage(o *outgoing) error { return f(o) }
+
+// ContentType says what the payload is, a media type such as "application/json". It travels sealed.
+func ContentType(mediaType string) MessageOption {
+	return messageOption(func(o *outgoing) error { return o.set(headerContentType, mediaType) })
+}
+
+// Header adds a header: a key of visible ASCII and any value, 64 headers and 8 KiB in all at most. It
+// travels sealed. Keys that begin with "sealbus-" are reserved.
+func Header(key, value string) MessageOption {
+	return messageOption(func(o *outgoing) error {
+		if strings.HasPrefix(key, reservedPrefix) {
+			return fmt.Errorf("agentbus: header %q: keys that begin with %q are reserved", key, reservedPrefix)
+		}
+		return o.set(key, value)
+	})
+}
+
+// ExpiresIn has receivers refuse the message when it is older than d. The channel's own limit, max_age in
+// the policy, holds besides.
+func ExpiresIn(d time.Duration) MessageOption {
+	return messageOption(func(o *outgoing) error {
+		if d <= 0 {
+			return fmt.Errorf("agentbus: ExpiresIn(%v): the message would be expired already", d)
+		}
+		o.expires = time.Now().Add(d)
+		return nil
+	})
+}
+
+func (o *outgoing) set(key, value string) error {
+	for _, h := range o.headers {
+		if string(h.Key) == key {
+			return fmt.Errorf("agentbus: header %q is given twice", key)
+		}
+	}
+	o.headers = append(o.headers, envelope.Pair{Key: []byte(key), Value: []byte(value)})
+	return nil
+}
+
+// prepare checks all of a message that can be checked at the call.
+func prepare(payload []byte, options []MessageOption) (*outgoing, error) {
+	if len(payload) > MaxPayload {
+		return nil, fmt.Errorf("%w: payload of %d bytes; the limit is %d: send it in parts, or send where it can be fetched",
+			ErrTooLarge, len(payload), MaxPayload)
+	}
+	o := new(outgoing)
+	for _, option := range options {
+		if err := option.applyMessage(o); err != nil {
+			return nil, err
+		}
+	}
+	if len(o.headers) > 0 {
+		envelope.SortHeaders(o.headers)
+		if _, err := envelope.AppendMessage(nil, &envelope.Message{ID: ulid.ULID{1}, Headers: o.headers}, false); err != nil {
+			return nil, fmt.Errorf("agentbus: headers: %w", err)
+		}
+	}
+	return o, nil
+}

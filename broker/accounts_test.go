@@ -1,0 +1,67 @@
+package broker_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/sealbus/sealbus/broker"
+)
+
+// TestImports holds the whole of what AGENTS sees of STORE. An import that comes
+// to this list needs a thought, and a line in the tests of attacks: an answer
+// from STORE can be sent to it by anybody.
+func TestImports(t *testing.T) {
+	b := newBus(t)
+	n := b.startDefault()
+	account := func(name string) *server.AccountInfo {
+		z, err := n.Server().Accountz(&server.AccountzOptions{Account: name})
+		ok(t, err)
+		return z.Account
+	}
+
+	var got []string
+	for _, i := range account(broker.AccountAgents).Imports {
+		got = append(got, i.Account+" "+i.Type.String()+" "+string(i.Subject)+" "+string(i.LocalSubject))
+	}
+	slices.Sort(got)
+	want := []string{
+		"STORE service $JS.API.DIRECT.GET.KV_SB_CARDS.$KV.SB_CARDS.> $JS.API.DIRECT.GET.KV_SB_CARDS.$KV.SB_CARDS.>",
+		"STORE service $JS.API.DIRECT.GET.KV_SB_KEYS $JS.API.DIRECT.GET.KV_SB_KEYS",
+		"STORE service $JS.API.DIRECT.GET.KV_SB_POLICY.$KV.SB_POLICY.> $JS.API.DIRECT.GET.KV_SB_POLICY.$KV.SB_POLICY.>",
+		"STORE service $KV.SB_CARDS.> $KV.SB_CARDS.>",
+		"STORE service $KV.SB_KEYS.> $KV.SB_KEYS.>",
+		"STORE service *.topic.prices *.topic.prices",
+		"STORE service *.topic.secret *.topic.secret",
+		"STORE service sb.nowhere $JS.API.INFO",
+		"STORE service sb.topic.prices.> sb.topic.prices.>",
+		"STORE service sb.topic.secret.> sb.topic.secret.>",
+		"STORE stream sb.store.keys.> sb.store.keys.>",
+		"STORE stream sb.store.policy.> sb.store.policy.>",
+		// Every account has these. They answer, and change nothing.
+		"SYS service $SYS.REQ.ACCOUNT.AGENTS.CONNZ $SYS.REQ.ACCOUNT.PING.CONNZ",
+		"SYS service $SYS.REQ.ACCOUNT.AGENTS.CONNZ $SYS.REQ.SERVER.PING.CONNZ",
+		"SYS service $SYS.REQ.ACCOUNT.AGENTS.STATZ $SYS.REQ.ACCOUNT.PING.STATZ",
+		"SYS service $SYS.REQ.USER.AGENTS.INFO $SYS.REQ.USER.INFO",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("AGENTS imports\n%q\nwant\n%q", got, want)
+	}
+
+	services := 0
+	for _, e := range account(broker.AccountStore).Exports {
+		if e.Type.String() == "service" {
+			services++
+		}
+		if !slices.Equal(e.ApprovedAccounts, []string{broker.AccountAgents}) {
+			t.Errorf("STORE exports %s to %v", e.Subject, e.ApprovedAccounts)
+		}
+	}
+	if services != 1 {
+		t.Errorf("STORE exports %d services; with more than one, an answer may leave AGENTS again", services)
+	}
+	if n := len(account(broker.AccountAgents).Exports); n != 0 {
+		t.Errorf("AGENTS exports %d subjects", n)
+	}
+}

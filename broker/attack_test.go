@@ -1,0 +1,234 @@
+package broker_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sealbus/sealbus/broker"
+	"github.com/sealbus/sealbus/policy"
+)
+
+// attack is an agent with only its own permissions, against everybody else's
+// entries.
+type attack struct {
+	t            *testing.T
+	n            *broker.Node
+	js           jetstream.JetStream
+	mallory, bob *client
+}
+
+func newAttack(t *testing.T) *attack {
+	t.Helper()
+	b := newBus(t)
+	n := b.startDefault()
+	a := &attack{t: t, n: n, js: store(t, n), mallory: b.agent(n, "mallory"), bob: b.agent(n, "bob")}
+	alice := b.agent(n, "alice")
+	alice.put("$KV.SB_CARDS.alice.A1", "alice's card")
+	alice.put("$KV.SB_KEYS."+joins+"alice.A1", "alice's join")
+	b.agent(n, "feed").put("sb.topic.secret", "the feed's")
+	a.mallory.put("$KV.SB_CARDS.mallory.M1", "evil")
+	a.mallory.put("$KV.SB_KEYS."+joins+"mallory.M1", "evil")
+	// A responder that looks at nothing. Those of agentbus do better.
+	if _, err := a.bob.Subscribe(policy.AgentSubject("bob"), func(m *nats.Msg) { _ = m.Respond([]byte("evil")) }); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, a.bob.FlushWithContext(timeout(t)))
+	return a
+}
+
+// others returns all that streams hold but for what mallory may write, once all
+// that was under way has come to rest.
+func (a *attack) others() map[string][]string {
+	a.t.Helper()
+	all := make(map[string][]string)
+	for stream, marker := range map[string]string{
+		"KV_SB_POLICY":    "$KV.SB_POLICY.marker",
+		"KV_SB_CARDS":     "$KV.SB_CARDS.marker",
+		"KV_SB_KEYS":      "$KV.SB_KEYS.marker",
+		"SB_TOPIC_prices": "sb.topic.prices.marker",
+		"SB_TOPIC_secret": "sb.topic.secret.marker",
+	} {
+		// A stream takes messages in their order: what was on its way is
+		// there when this is acknowledged.
+		if _, err := a.js.Publish(timeout(a.t), marker, []byte("marker")); err != nil {
+			a.t.Fatal(err)
+		}
+		for _, m := range contents(a.t, a.js, stream) {
+			own := strings.HasPrefix(m, "$KV.SB_CARDS.mallory.") || strings.Contains(m, ".j.mallory.") ||
+				strings.HasPrefix(m, "sb.topic.prices=")
+			if !own && !strings.HasSuffix(m, "=marker") {
+				all[stream] = append(all[stream], m)
+			}
+		}
+	}
+	return all
+}
+
+// ways are the ways to make somebody else publish on a subject of mallory's
+// choice. Each is a request to something that answers.
+var ways = []struct {
+	name, subject, body string
+	expect              string // in the answer
+}{
+	{"ack of a card", "$KV.SB_CARDS.mallory.M2", "evil", "KV_SB_CARDS"},
+	{"ack of a join", "$KV.SB_KEYS." + joins + "mallory.M2", "evil", "KV_SB_KEYS"},
+	{"ack of a topic", "sb.topic.prices", "evil", "SB_TOPIC_prices"},
+	{"read of a card", "$JS.API.DIRECT.GET.KV_SB_CARDS.$KV.SB_CARDS.mallory.M1", "", "evil"},
+	{"read of a key by body", "$JS.API.DIRECT.GET.KV_SB_KEYS", `{"last_by_subj":"$KV.SB_KEYS.` + joins + `mallory.M1"}`, "evil"},
+	{"batch read", "$JS.API.DIRECT.GET.KV_SB_KEYS", `{"next_by_subj":"$KV.SB_KEYS.` + joins + `mallory.>","batch":1}`, "evil"},
+	{"an agent's answer", "sb.agent.bob", "question", "evil"},
+}
+
+func TestReplySubjects(t *testing.T) {
+	a := newAttack(t)
+	before := a.others()
+	if len(before) != 4 {
+		t.Fatalf("at the start the streams hold %q", before)
+	}
+	targets := []string{
+		"$KV.SB_POLICY.current",
+		"$KV.SB_CARDS.alice.A1",
+		"$KV.SB_CARDS.alice.A2",
+		"$KV.SB_KEYS." + joins + "alice.A1",
+		"sb.topic.secret",
+		"sb.topic.secret.x",
+		"$JS.API.STREAM.DELETE.SB_TOPIC_secret",
+		"$JS.API.STREAM.PURGE.KV_SB_CARDS",
+		"$JS.API.DIRECT.GET.KV_SB_KEYS",
+		"$JS.API.INFO",
+		"$SYS.REQ.ACCOUNT.PING.CONNZ",
+		"$JS.ACK.SB_TOPIC_secret.c.1.1.1.1.1",
+		"_R_.x",
+	}
+	for _, way := range ways {
+		for _, target := range targets {
+			ok(t, a.mallory.PublishRequest(way.subject, target, []byte(way.body)))
+		}
+		// The same once more, properly. What it asks answers in order, so
+		// all answers before have gone where they could.
+		m, err := a.mallory.RequestWithContext(timeout(t), way.subject, []byte(way.body))
+		if err != nil || !strings.Contains(string(m.Data), way.expect) {
+			t.Fatalf("%s does not work as a request either: %v %v", way.name, m, err)
+		}
+		ok(t, a.bob.FlushWithContext(timeout(t)))
+		if after := a.others(); !maps.EqualFunc(before, after, slices.Equal) {
+			t.Fatalf("%s: the streams now hold\n%q\nbefore\n%q", way.name, after, before)
+		}
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	a := newAttack(t)
+	before := a.others()
+	for _, headers := range []nats.Header{
+		{"Nats-Rollup": {"all"}},
+		{"Nats-Rollup": {"sub"}},
+		{"Nats-TTL": {"1s"}},
+		{"Nats-Schedule": {"@at 2020-01-01T00:00:00Z"}, "Nats-Schedule-Target": {"$KV.SB_CARDS.alice.A1"}},
+		{"Nats-Schedule": {"@every 1s"}, "Nats-Schedule-Target": {"$KV.SB_POLICY.current"}},
+		{"Nats-Incr": {"1"}},
+		{"Nats-Batch-Id": {"x"}, "Nats-Batch-Sequence": {"1"}, "Nats-Batch-Commit": {"1"}},
+		{"Nats-Expected-Stream": {"KV_SB_POLICY"}},
+		{"Nats-Expected-Last-Sequence": {"0"}},
+		{"Nats-Expected-Last-Subject-Sequence": {"99"}},
+		{"Nats-Stream-Source": {"KV_SB_POLICY 1"}},
+	} {
+		m := &nats.Msg{Subject: "$KV.SB_CARDS.mallory.M2", Header: headers, Data: []byte("evil")}
+		_, err := a.mallory.js().PublishMsg(timeout(t), m)
+		var refused *jetstream.APIError
+		if !errors.As(err, &refused) {
+			t.Errorf("%v: %v, want it refused", headers, err)
+		}
+	}
+	// These are stored and mean nothing.
+	for i, headers := range []nats.Header{
+		{"KV-Operation": {"PURGE"}},
+		{"Nats-Msg-Id": {"x"}},
+		{"Nats-Request-Info": {`{"acc":"STORE","svc":"STORE"}`}},
+		{"Nats-Trace-Dest": {"sb.inbox.mallory.trace"}},
+	} {
+		m := &nats.Msg{Subject: fmt.Sprintf("$KV.SB_CARDS.mallory.H%d", i), Header: headers}
+		if _, err := a.mallory.js().PublishMsg(timeout(t), m); err != nil {
+			t.Errorf("%v: %v", headers, err)
+		}
+	}
+	// A trace goes only where the agent may publish.
+	ok(t, a.mallory.PublishMsg(&nats.Msg{Subject: "sb.topic.live", Header: nats.Header{"Nats-Trace-Dest": {"$KV.SB_CARDS.alice.A1"}}}))
+	ok(t, a.mallory.FlushWithContext(timeout(t)))
+	a.violation("trace into another's card")
+	if after := a.others(); !maps.EqualFunc(before, after, slices.Equal) {
+		t.Errorf("the streams now hold\n%q\nbefore\n%q", after, before)
+	}
+}
+
+// TestForbidden tries what permissions forbid.
+func TestForbidden(t *testing.T) {
+	a := newAttack(t)
+	before := a.others()
+	for _, subject := range []string{
+		"$KV.SB_POLICY.current",
+		"$KV.SB_CARDS.alice.A1",
+		"$KV.SB_KEYS." + joins + "alice.A1",
+		"$KV.SB_KEYS.topic.secret.j.mallory.M1",
+		"sb.topic.secret",
+		"sb.topic.secret.x",
+		"x.topic.secret",
+		"x.topic.prices",
+		"sb.store.policy.current",
+		"sb.store.keys." + joins + "alice.A1",
+		"sb.nowhere",
+		"$JS.API.INFO",
+		"$JS.API.STREAM.INFO.KV_SB_KEYS",
+		"$JS.API.STREAM.CREATE.MINE",
+		"$JS.API.STREAM.DELETE.SB_TOPIC_secret",
+		"$JS.API.STREAM.PURGE.SB_TOPIC_secret",
+		"$JS.API.STREAM.MSG.GET.SB_TOPIC_secret",
+		"$JS.API.STREAM.MSG.DELETE.SB_TOPIC_secret",
+		"$JS.API.CONSUMER.CREATE.KV_SB_KEYS.c",
+		"$JS.API.CONSUMER.CREATE.SB_TOPIC_secret.c",
+		"$JS.API.CONSUMER.DURABLE.CREATE.SB_TOPIC_secret.c",
+		"$JS.API.DIRECT.GET.SB_TOPIC_secret",
+		"$JS.API.DIRECT.GET.KV_SB_CARDS",
+		"$JS.ACK.SB_TOPIC_secret.c.1.1.1.1.1",
+		"$SYS.REQ.SERVER.PING",
+		"$SYS.REQ.ACCOUNT.PING.CONNZ",
+		"$SYS.REQ.USER.INFO",
+	} {
+		ok(t, a.mallory.PublishRequest(subject, "sb.inbox.mallory.x", []byte("evil")))
+		a.violation("publish to " + subject)
+	}
+	for _, subject := range []string{
+		">", "*", "sb.>", "sb.*.*", "sb.topic.>", "sb.topic.secret", "sb.agent.bob", "sb.agent.*", "sb.service.lookup",
+		"sb.inbox.bob.>", "sb.inbox.>", "sb.store.>", "sb.store.keys.>", "sb.store.keys.topic.secret.>",
+		"$KV.>", "$KV.SB_CARDS.>", "$JS.>", "$SYS.>", "_INBOX.>", "_R_.>",
+	} {
+		sub, err := a.mallory.SubscribeSync(subject)
+		ok(t, err)
+		a.violation("subscribe to " + subject)
+		_ = sub.Unsubscribe()
+	}
+	if after := a.others(); !maps.EqualFunc(before, after, slices.Equal) {
+		t.Errorf("the streams now hold\n%q\nbefore\n%q", after, before)
+	}
+}
+
+func (a *attack) violation(what string) {
+	a.t.Helper()
+	ok(a.t, a.mallory.FlushWithContext(timeout(a.t)))
+	select {
+	case err := <-a.mallory.errs:
+		if !errors.Is(err, nats.ErrPermissionViolation) {
+			a.t.Errorf("%s: %v", what, err)
+		}
+	case <-time.After(wait):
+		a.t.Fatalf("%s: allowed", what)
+	}
+}

@@ -1,0 +1,64 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/sealbus/sealbus/identity"
+)
+
+// MaxPayload is the size in bytes of the largest message that a client may
+// send, its NATS headers included.
+const MaxPayload = 1 << 20
+
+const (
+	// maxPending is how many bytes may wait for a client that reads too
+	// slowly before it is disconnected. It also bounds the answer to one
+	// batch read.
+	maxPending = 32 << 20
+
+	// writeDeadline is how long one write to a client may block before the
+	// client is disconnected.
+	writeDeadline = 10 * time.Second
+
+	// tlsTimeout bounds the handshake of a client that has connected.
+	tlsTimeout = 5 * time.Second
+
+	// pingInterval and maxPings say when a silent client is given up: after
+	// a minute and a half.
+	pingInterval = 30 * time.Second
+	maxPings     = 2
+
+	// maxSubscriptions bounds the subscriptions of one connection.
+	maxSubscriptions = 65_536
+
+	// responseWait is how long STORE remembers where to send further parts
+	// of an answer after the last one. It is short because an agent makes
+	// the server remember one such place for every read that it asks for.
+	responseWait = 10 * time.Second
+
+	// duplicateWindow is how long a retained topic remembers message ids.
+	duplicateWindow = 2 * time.Minute
+
+	// policyHistory is how many policies the bucket keeps, so that what was
+	// in force can still be looked at.
+	policyHistory = 8
+
+	// maxEntry bounds an entry of a bucket in bytes: a statement, and room
+	// for NATS headers.
+	maxEntry = identity.MaxStatement + 4<<10
+
+	// maxStoredRetries is how often another node may get in between reading
+	// and replacing the stored policy.
+	maxStoredRetries = 8
+
+	// apiTimeout bounds one request to JetStream where the caller's context
+	// sets no deadline. A synced disk under load takes its time.
+	apiTimeout = 30 * time.Second
+
+	// healthTimeout bounds [Node.Healthy] likewise.
+	healthTimeout = 5 * time.Second
+
+	// credentialSize is the size in bytes of the secret that the node's own
+	// connections show.
+	credentialSize = 32
+)

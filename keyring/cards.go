@@ -1,0 +1,157 @@
+package keyring
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/sealbus/sealbus/identity"
+	"github.com/sealbus/sealbus/policy"
+)
+
+// The types of the statements that this package signs and believes.
+const (
+	typeCard = "sealbus-card"
+	typeKey  = "sealbus-key"
+	typeWrap = "sealbus-wrap"
+)
+
+var b64 = base64.RawURLEncoding.Strict()
+
+// cardClaims is what a card says, signed by the key of the agent's certificate.
+type cardClaims struct {
+	IssuedAt int64  `json:"iat"`
+	Agent    string `json:"agent"`   // SPIFFE ID
+	Card     string `json:"card"`    // ULID of the running instance
+	HPKE     string `json:"hpke"`    // X-Wing encapsulation key, 1216 bytes, base64url
+	Ed25519  string `json:"ed25519"` // public signing key, 32 bytes, base64url
+	Expires  int64  `json:"exp"`     // Unix seconds, not after the certificate
+}
+
+// card is a verified card.
+type card struct {
+	agent   identity.ID
+	id      ulid.ULID
+	keys    *peerKeys
+	expires time.Time
+}
+
+func (c *card) validAt(now time.Time) bool { return now.Before(c.expires) }
+
+// signCard makes the card of o for the certificate that src holds now.
+func signCard(o *own, src identity.Source, now time.Time) (raw []byte, expires time.Time, err error) {
+	self, svid, err := identity.Self(src)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	expires = svid.Certificates[0].NotAfter
+	raw, err = identity.SignSVIDStatement(typeCard, cardClaims{
+		IssuedAt: now.Unix(), Agent: self.String(), Card: o.card.String(),
+		HPKE: b64.EncodeToString(o.hpkePublic), Ed25519: b64.EncodeToString(o.signingPublic),
+		Expires: expires.Unix(),
+	}, svid)
+	return raw, expires, err
+}
+
+// verifyCard believes a card: the chain verifies now, and it names the agent and card it was asked for.
+func verifyCard(raw []byte, bundles identity.Source, self identity.ID, agent string, id ulid.ULID, now time.Time) (*card, error) {
+	u, err := identity.ParseStatement(raw, typeCard)
+	if err != nil {
+		return nil, err
+	}
+	var c cardClaims
+	who, st, err := u.VerifySVID(bundles, self.TrustDomain(), now, &c)
+	if err != nil {
+		return nil, err
+	}
+	expires := time.Unix(c.Expires, 0)
+	for _, cert := range st.Chain {
+		if expires.After(cert.NotAfter) {
+			return nil, errors.New("keyring: card outlives its certificate")
+		}
+	}
+	switch {
+	case !who.IsAgent() || who.String() != c.Agent:
+		return nil, fmt.Errorf("keyring: card of %q signed by %s", c.Agent, who)
+	case who.Name() != agent || c.Card != id.String():
+		return nil, fmt.Errorf("keyring: card of %s %s found in the place of %s %s", who.Name(), c.Card, agent, id)
+	case !now.Before(expires):
+		return nil, errors.New("keyring: card has expired")
+	}
+	signing, err := b64.DecodeString(c.Ed25519)
+	if err != nil {
+		return nil, err
+	}
+	hpkeKey, err := b64.DecodeString(c.HPKE)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := newPeerKeys(signing, hpkeKey)
+	if err != nil {
+		return nil, err
+	}
+	return &card{agent: who, id: id, keys: keys, expires: expires}, nil
+}
+
+// cardBox keeps verified cards, fetching them when they are named.
+type cardBox struct {
+	mu    sync.RWMutex
+	cards map[ulid.ULID]*card
+}
+
+// cached returns the card if it is here and valid now. It does no I/O.
+func (b *cardBox) cached(agent identity.ID, id ulid.ULID, now time.Time) *card {
+	b.mu.RLock()
+	c := b.cards[id]
+	b.mu.RUnlock()
+	if c == nil || c.agent != agent || !c.validAt(now) {
+		return nil
+	}
+	return c
+}
+
+func (b *cardBox) put(c *card) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cards == nil {
+		b.cards = make(map[ulid.ULID]*card)
+	}
+	if len(b.cards) >= maxCards {
+		for id := range b.cards { // any: a card that is needed again is fetched again
+			delete(b.cards, id)
+			break
+		}
+	}
+	b.cards[c.id] = c
+}
+
+// card returns agent's card, from the store if it is not here or has been renewed since.
+func (r *Ring) card(ctx context.Context, agent identity.ID, id ulid.ULID) (*card, error) {
+	if c := r.cards.cached(agent, id, r.now()); c != nil {
+		return c, nil
+	}
+	a, err := r.attachment()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	raw, err := a.store.Get(ctx, policy.BucketCards, policy.CardKey(agent.Name(), id.String()))
+	if err != nil {
+		return nil, fmt.Errorf("card %s of %s: %w", id, agent.Name(), err)
+	}
+	c, err := verifyCard(raw, a.src, a.self, agent.Name(), id, r.now())
+	if err != nil {
+		return nil, err
+	}
+	if c.agent != agent {
+		return nil, fmt.Errorf("keyring: card of %s in the place of %s", c.agent, agent)
+	}
+	r.cards.put(c)
+	return c, nil
+}

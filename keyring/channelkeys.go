@@ -1,0 +1,163 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/sealbus/sealbus/identity"
+	"github.com/sealbus/sealbus/policy"
+)
+
+// wrapEntry is a wrap with the statement it came in.
+type wrapEntry struct {
+	unverified *identity.Unverified
+	wrap       *wrap
+}
+
+// applyKey takes in a key statement: signed by a valid card of an agent that may make keys here, and found
+// under the name that belongs to it.
+func (c *channel) applyKey(ctx context.Context, e policy.Entry, raw []byte) error {
+	u, claimed, err := claimedKey(raw)
+	if err != nil {
+		return err
+	}
+	if hash := u.Hash(); claimed.channel != c.ch || claimed.id != e.ID || claimed.creator.Name() != e.Author ||
+		[8]byte(hash[:8]) != e.Hash {
+		return errors.New("keyring: key statement under a name that is not its own")
+	}
+	name := keyName{claimed.id, claimed.commitment}
+	if c.statements[name] != nil {
+		return nil
+	}
+	if err := c.mayCreate(claimed); err != nil {
+		return err
+	}
+	creator, err := c.ring.card(ctx, claimed.creator, claimed.card)
+	if err != nil {
+		return err
+	}
+	s, err := verifyKey(u, creator, raw)
+	if err != nil {
+		return err
+	}
+	if len(c.statements) >= maxStatements {
+		return fmt.Errorf("keyring: more than %d key statements for %s", maxStatements, c.name)
+	}
+	c.statements[name] = s
+	waiting := c.waiting[name]
+	delete(c.waiting, name)
+	for _, w := range waiting {
+		err = errors.Join(err, c.accept(ctx, s, w))
+	}
+	return err
+}
+
+// mayCreate checks what the policy and the clock say about a key statement.
+func (c *channel) mayCreate(s *keyStatement) error {
+	v := c.ring.view.Load()
+	name := s.creator.Name()
+	switch {
+	case s.creator.TrustDomain() != c.att.self.TrustDomain():
+		return errors.New("keyring: key made in another trust domain")
+	case v.policy.Revoked(name):
+		return fmt.Errorf("keyring: key made by %s, who is revoked", name)
+	case !c.canRead(name) && !c.canWrite(name):
+		return fmt.Errorf("keyring: key made by %s, who has no part in %s", name, c.name)
+	case s.revision == v.policy.Revision() && s.policy != v.policy.Hash():
+		return fmt.Errorf("keyring: key made by %s under another policy of revision %d", name, s.revision)
+	case ulid.Time(s.created.Time()).After(c.ring.now().Add(MaxClockLead)):
+		return fmt.Errorf("keyring: key made by %s in the future", name)
+	}
+	return nil
+}
+
+// applyWrap takes in a key wrapped for this agent's card.
+func (c *channel) applyWrap(ctx context.Context, e policy.Entry, raw []byte) error {
+	if e.Card != c.att.own.card.String() {
+		return nil
+	}
+	u, w, err := claimedWrap(raw)
+	if err != nil {
+		return err
+	}
+	if hash := u.Hash(); w.channel != c.ch || w.key != e.ID || w.wrapper.Name() != e.Author ||
+		[8]byte(hash[:8]) != e.Hash {
+		return errors.New("keyring: wrap under a name that is not its own")
+	}
+	if w.recipient != c.att.self || w.recipCard != c.att.own.card {
+		return errors.New("keyring: wrap for somebody else")
+	}
+	if k := c.held(w.key); k != nil && k.statement.commitment == w.commitment && k.reader == c.isReader() {
+		return nil
+	}
+	name := keyName{w.key, w.commitment}
+	if s := c.statements[name]; s != nil {
+		return c.accept(ctx, s, wrapEntry{u, w})
+	}
+	return c.wait(name, e.Key(), wrapEntry{u, w})
+}
+
+// wait keeps a wrap until its key statement comes.
+func (c *channel) wait(name keyName, key string, w wrapEntry) error {
+	n := 0
+	for _, m := range c.waiting {
+		n += len(m)
+	}
+	if n >= maxStatements {
+		return fmt.Errorf("keyring: more than %d wraps for %s wait for their key statement", maxStatements, c.name)
+	}
+	if c.waiting[name] == nil {
+		c.waiting[name] = make(map[string]wrapEntry)
+	}
+	c.waiting[name][key] = w
+	return nil
+}
+
+// accept takes the key out of a wrap. It believes a wrap of an agent that may read the channel now, and of
+// the writer that made a provisional key; never one of anybody else, the broker least of all.
+func (c *channel) accept(ctx context.Context, s *keyStatement, e wrapEntry) error {
+	w := e.wrap
+	from := w.wrapper.Name()
+	if w.wrapper.TrustDomain() != c.att.self.TrustDomain() || !c.canRead(from) && w.wrapper != s.creator {
+		return fmt.Errorf("keyring: wrap made by %s, who may not hand out keys of %s", from, c.name)
+	}
+	if want := c.role(c.att.self.Name()); w.role != want {
+		return fmt.Errorf("keyring: wrap for a %s, but this agent is a %s of %s", w.role, want, c.name)
+	}
+	wrapper, err := c.ring.card(ctx, w.wrapper, w.card)
+	if err != nil {
+		return err
+	}
+	if err := verifyWrap(e.unverified, wrapper); err != nil {
+		return err
+	}
+	opened, err := w.open(c.att.own)
+	if err != nil {
+		return err
+	}
+	k := &chanKey{statement: s, own: opened}
+	if w.role == roleReader {
+		if opened.commitment(c.name, s.id) != s.commitment {
+			return fmt.Errorf("keyring: key %08x of %s from %s does not match its commitment", s.id, c.name, from)
+		}
+		k.k, k.reader = opened, true
+		if k.own, err = opened.senderKey(c.name, c.att.self.String()); err != nil {
+			return err
+		}
+	}
+	if err := c.hold(k); err != nil {
+		return err
+	}
+	return c.ring.save()
+}
+
+// role says which kind of key an agent is given: K for who may read, else its own K_s.
+func (c *channel) role(name string) string {
+	if c.canRead(name) {
+		return roleReader
+	}
+	return roleWriter
+}

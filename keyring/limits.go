@@ -1,0 +1,44 @@
+package keyring
+
+import "time"
+
+// Limits, all in one place. What is checked against them is checked before anything is allocated.
+const (
+	// MaxClockLead is how far ahead of this machine's clock a sender's may be.
+	MaxClockLead = 2 * time.Second
+
+	// SessionFrames and SessionLife bound one sender's session: after either a new session, and so a
+	// new AES-GCM key, begins. 2^31 frames stay far below the 2^32 random nonces that NIST SP 800-38D
+	// (section 8.3) allows under one key.
+	SessionFrames = 1 << 31
+	SessionLife   = time.Hour
+
+	// windowBits is the width of the sliding replay window of a session, in frames.
+	windowBits = 1024
+
+	// maxSessions bounds the sender sessions that one Receiver remembers. Past it, sessions whose
+	// frames are all past the live window are forgotten first; if none are, new ones are refused.
+	maxSessions = 16384
+
+	maxCards         = 8192 // verified cards kept
+	maxRoots         = 2048 // verified signature roots kept, in two generations
+	maxKeysPerChan   = 256  // channel keys kept per channel
+	maxStatements    = 4096 // key statements and waiting wraps kept per channel
+	maxJoins         = 16384
+	maxEvents        = 65536 // entries of the store waiting to be looked at, per channel
+	maxStateFile     = 64 << 20
+	maxPassphrase    = 1024
+	argonTime        = 3         // RFC 9106, section 4, second recommended option
+	argonMemory      = 64 * 1024 // KiB
+	argonThreads     = 4
+	ceilingAhead     = 2 * time.Second
+	wrapWorkers      = 8
+	joinStep         = 20 * time.Millisecond // between the answers of readers of different rank
+	joinRanks        = 8
+	readerPatience   = 250 * time.Millisecond
+	writerPatience   = 2 * time.Second
+	patiencePerJoin  = 2 * time.Millisecond
+	maxPatience      = 10 * time.Second
+	storeTimeout     = 5 * time.Second
+	maxPolicyHistory = 8
+)

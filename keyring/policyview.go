@@ -1,0 +1,107 @@
+package keyring
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/sealbus/sealbus/identity"
+	"github.com/sealbus/sealbus/policy"
+)
+
+// view is the accepted policy with what follows from its history.
+type view struct {
+	policy *policy.Policy
+	raw    []byte
+
+	// since says from which policy revision on a channel's keys may be sealed under: nobody who
+	// could use the channel at that revision or later has lost access to it. A channel that is not
+	// named counts from base.
+	since map[policy.Channel]uint64
+	base  uint64
+}
+
+// sinceOf returns the lowest revision that a key of ch may name.
+func (v *view) sinceOf(ch policy.Channel) uint64 {
+	if n, ok := v.since[ch]; ok {
+		return n
+	}
+	return v.base
+}
+
+// Policy returns the accepted policy, nil before Attach.
+func (r *Ring) Policy() *policy.Policy {
+	if v := r.view.Load(); v != nil {
+		return v.policy
+	}
+	return nil
+}
+
+// AdoptPolicy verifies a signed policy and puts it in force if it is newer than the one accepted before.
+// It is signed by a pinned operator key or by one that the policy accepted before names. The error
+// wraps policy.ErrRollback for an older one, policy.ErrFork for another one under the same revision, which
+// an honest operator never signs, and policy.ErrUntrustedOperator for one that anybody else signed.
+func (r *Ring) AdoptPolicy(raw []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.view.Load()
+	if old != nil && bytes.Equal(old.raw, raw) {
+		return nil
+	}
+	p, err := policy.Verify(raw, r.trusted(old))
+	if err != nil {
+		return err
+	}
+	if r.att != nil && p.TrustDomain() != r.att.self.TrustDomain() {
+		return fmt.Errorf("keyring: policy of trust domain %s, but this agent is %s", p.TrustDomain(), r.att.self)
+	}
+	if old != nil {
+		if err := p.CheckSuccessor(old.policy); err != nil {
+			return err
+		}
+		if p.Revision() == old.policy.Revision() {
+			return nil
+		}
+	}
+	r.view.Store(nextView(old, p, raw, r.inUse()))
+	r.roots.drop()
+	for _, c := range r.channels {
+		c.poke()
+	}
+	return nil
+}
+
+func (r *Ring) trusted(old *view) []identity.Fingerprint {
+	if old == nil {
+		return r.operators
+	}
+	return append(append([]identity.Fingerprint{}, r.operators...), old.policy.Operators()...)
+}
+
+func (r *Ring) inUse() []policy.Channel {
+	var all []policy.Channel
+	for ch := range r.channels {
+		all = append(all, ch)
+	}
+	return all
+}
+
+// nextView carries the history of the channels in use over to a newer policy. What is not in use starts
+// at the new revision: the caution costs a new key, no more.
+func nextView(old *view, p *policy.Policy, raw []byte, inUse []policy.Channel) *view {
+	v := &view{policy: p, raw: raw, since: make(map[policy.Channel]uint64), base: p.Revision()}
+	if old == nil {
+		return v
+	}
+	carry := func(ch policy.Channel) {
+		if !p.ReadersLost(old.policy, ch) {
+			v.since[ch] = old.sinceOf(ch)
+		}
+	}
+	for ch := range old.since {
+		carry(ch)
+	}
+	for _, ch := range inUse {
+		carry(ch)
+	}
+	return v
+}

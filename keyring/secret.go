@@ -1,0 +1,160 @@
+package keyring
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/aead/aesgcm"
+	"github.com/tink-crypto/tink-go/v2/insecuresecretdataaccess"
+	"github.com/tink-crypto/tink-go/v2/key"
+	"github.com/tink-crypto/tink-go/v2/keyderivation"
+	"github.com/tink-crypto/tink-go/v2/keyderivation/prfbasedkeyderivation"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+	"github.com/tink-crypto/tink-go/v2/prf"
+	"github.com/tink-crypto/tink-go/v2/prf/hkdfprf"
+	"github.com/tink-crypto/tink-go/v2/secretdata"
+	"github.com/tink-crypto/tink-go/v2/tink"
+)
+
+const (
+	labelPrefix     = "sealbus/v1 "
+	labelSender     = "sender"
+	labelSession    = "session"
+	labelCommitment = "sealbus/v1 commitment"
+	labelWrap       = "sealbus/v1 wrap"
+	secretSize      = 32
+)
+
+// secret is the 32 bytes of a channel key K or of a writer's K_s. It never prints.
+type secret struct{ b [secretSize]byte }
+
+const redacted = "[redacted]"
+
+func (secret) String() string               { return redacted }
+func (secret) GoString() string             { return redacted }
+func (secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
+func (secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+func (secret) Format(w fmt.State, _ rune)   { io.WriteString(w, redacted) }
+
+func newSecret() (s secret, err error) {
+	_, err = rand.Read(s.b[:])
+	return s, err
+}
+
+func secretFrom(b []byte) (s secret, err error) {
+	if len(b) != secretSize {
+		return s, fmt.Errorf("keyring: key of %d bytes, want %d", len(b), secretSize)
+	}
+	copy(s.b[:], b)
+	return s, nil
+}
+
+// info is the input of every derivation: the label, then the parts, each behind its length as two
+// bytes, big-endian, so that no two lists of parts are the same bytes.
+func info(label string, parts ...string) []byte {
+	b := append([]byte(labelPrefix), label...)
+	return appendParts(b, parts...)
+}
+
+func appendParts[T ~string | ~[]byte](b []byte, parts ...T) []byte {
+	for _, p := range parts {
+		b = binary.BigEndian.AppendUint16(b, uint16(len(p)))
+		b = append(b, p...)
+	}
+	return b
+}
+
+// The one suite of version 1: HKDF-SHA-256 with an empty salt, and AES-256-GCM without an output
+// prefix. Key material never brings its own parameters along.
+var (
+	prfParameters  = must(hkdfprf.NewParameters(secretSize, hkdfprf.SHA256, nil))
+	aeadParameters = must(aesgcm.NewParameters(aesgcm.ParametersOpts{
+		KeySizeInBytes: 32, IVSizeInBytes: 12, TagSizeInBytes: 16, Variant: aesgcm.VariantNoPrefix,
+	}))
+	derivationParameters = must(prfbasedkeyderivation.NewParameters(prfParameters, aeadParameters))
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err) // parameters that Tink itself offers
+	}
+	return v
+}
+
+// handleOf makes the keyset handle that holds exactly k.
+func handleOf(k key.Key) (*keyset.Handle, error) {
+	m := keyset.NewManager()
+	id, err := m.AddKey(k)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.SetPrimary(id); err != nil {
+		return nil, err
+	}
+	return m.Handle()
+}
+
+func (s secret) prfKey() (*hkdfprf.Key, error) {
+	return hkdfprf.NewKey(secretdata.NewBytesFromData(s.b[:], insecuresecretdataaccess.Token{}), prfParameters)
+}
+
+// senderKey is K_s = Derive(K, "sender", channel, SPIFFE ID): all that a writer who is no reader holds.
+func (s secret) senderKey(channel, sender string) (secret, error) {
+	k, err := s.prfKey()
+	if err != nil {
+		return secret{}, err
+	}
+	h, err := handleOf(k)
+	if err != nil {
+		return secret{}, err
+	}
+	set, err := prf.NewPRFSet(h)
+	if err != nil {
+		return secret{}, err
+	}
+	out, err := set.ComputePrimaryPRF(info(labelSender, channel, sender), secretSize)
+	if err != nil {
+		return secret{}, err
+	}
+	return secretFrom(out)
+}
+
+// sessionAEAD is the AEAD of Derive(K_s, "session", session), called on a K_s. Every running sender
+// has a session of its own, and so an AES-GCM key of its own.
+func (s secret) sessionAEAD(session ulid.ULID) (tink.AEAD, error) {
+	pk, err := s.prfKey()
+	if err != nil {
+		return nil, err
+	}
+	k, err := prfbasedkeyderivation.NewKey(derivationParameters, pk, 0)
+	if err != nil {
+		return nil, err
+	}
+	h, err := handleOf(k)
+	if err != nil {
+		return nil, err
+	}
+	deriver, err := keyderivation.New(h)
+	if err != nil {
+		return nil, err
+	}
+	derived, err := deriver.DeriveKeyset(info(labelSession, string(session[:])))
+	if err != nil {
+		return nil, err
+	}
+	return aead.New(derived)
+}
+
+// commitment binds a channel key to its channel and id: AES-GCM alone would let whoever makes a
+// ciphertext choose one that opens under two keys.
+func (s secret) commitment(channel string, id uint32) [32]byte {
+	b := appendParts([]byte(labelCommitment), channel)
+	b = binary.BigEndian.AppendUint32(b, id)
+	return sha256.Sum256(append(b, s.b[:]...))
+}
