@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"github.com/sealbus/sealbus/keyring"
 	"github.com/sealbus/sealbus/policy"
@@ -34,14 +34,13 @@ func (s *store) Get(ctx context.Context, bucket, key string) ([]byte, error) {
 	if err != nil {
 		return nil, storeError(err)
 	}
-	switch status := m.Header.Get("Status"); status {
-	case "":
+	if _, ok := storedHeader(m, headerStream); ok {
 		return m.Data, nil
-	case "404":
-		return nil, fmt.Errorf("%w: %s in %s", keyring.ErrNotFound, key, bucket)
-	default:
-		return nil, fmt.Errorf("agentbus: reading %s in %s: %s %s", key, bucket, status, m.Header.Get("Description"))
 	}
+	if m.Header.Get(headerStatus) == "404" {
+		return nil, fmt.Errorf("%w: %s in %s", keyring.ErrNotFound, key, bucket)
+	}
+	return nil, fmt.Errorf("agentbus: reading %s in %s: %w", key, bucket, errAnswer(m))
 }
 
 func (s *store) Put(ctx context.Context, bucket, key string, value []byte) error {
@@ -51,35 +50,85 @@ func (s *store) Put(ctx context.Context, bucket, key string, value []byte) error
 	return storeError(err)
 }
 
+// List pages through the bucket. It reads the broker's answers itself: an entry comes back with the NATS
+// headers that its author gave it in front of the server's own, so that whoever may write one entry could
+// break or cut short everybody's listing for a client that believes the first value of a header.
 func (s *store) List(ctx context.Context, bucket, filter string) (list []keyring.Entry, err error) {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	subject, prefix := policy.BucketSubject(bucket, filter), policy.BucketSubject(bucket, "")
+	inbox := s.nc.NewInbox()
+	sub, err := s.nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed, which ends it too
 	for next := uint64(1); ; {
-		batch, err := jetstreamext.GetBatch(ctx, s.js, policy.StreamOfBucket(bucket), listBatch,
-			jetstreamext.GetBatchSubject(subject), jetstreamext.GetBatchSeq(next))
+		request := fmt.Appendf(nil, `{"seq":%d,"batch":%d,"next_by_subj":%q}`, next, listBatch, policy.BucketSubject(bucket, filter))
+		if err := s.nc.PublishRequest(policy.DirectGet(bucket, ""), inbox, request); err != nil {
+			return nil, storeError(err)
+		}
+		page, last, more, err := readPage(ctx, sub, bucket)
 		if err != nil {
 			return nil, storeError(err)
 		}
-		n := 0
-		for m, err := range batch {
-			if errors.Is(err, jetstreamext.ErrNoMessages) {
-				return list, nil
-			}
-			if err != nil {
-				return nil, storeError(err)
-			}
-			if m.Sequence < next {
-				return nil, errors.New("agentbus: the store lists its entries in no order")
-			}
-			list = append(list, keyring.Entry{Key: strings.TrimPrefix(m.Subject, prefix), Value: m.Data})
-			next = m.Sequence + 1
-			n++
-		}
-		if n == 0 {
+		if list = append(list, page...); !more {
 			return list, nil
 		}
+		if last < next {
+			return nil, errors.New("agentbus: the broker's store lists its entries in no order")
+		}
+		next = last + 1
 	}
+}
+
+// readPage reads the answers to one listing request up to the message that ends them.
+func readPage(ctx context.Context, sub *nats.Subscription, bucket string) (page []keyring.Entry, last uint64, more bool, err error) {
+	prefix := policy.BucketSubject(bucket, "")
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return nil, 0, false, err
+		}
+		switch _, entry := storedHeader(m, headerStream); {
+		case entry:
+			subject, _ := storedHeader(m, headerSubject)
+			if key, ok := strings.CutPrefix(subject, prefix); ok && len(page) < listBatch {
+				page = append(page, keyring.Entry{Key: key, Value: m.Data})
+			}
+		case m.Header == nil:
+			// An entry whose author's headers are none. It is junk; what ends the page is the server's.
+		case m.Header.Get(headerStatus) == "404":
+			return page, 0, false, nil
+		case m.Header.Get(headerStatus) == "204":
+			last, err := strconv.ParseUint(m.Header.Get(headerLast), 10, 64)
+			return page, last, m.Header.Get(headerPending) != "0", err
+		default:
+			return nil, 0, false, errAnswer(m)
+		}
+	}
+}
+
+// Headers that the server gives an answer from a stream.
+const (
+	headerStatus  = "Status"
+	headerStream  = "Nats-Stream" // in every entry, in no other answer
+	headerSubject = "Nats-Subject"
+	headerLast    = "Nats-Last-Sequence"
+	headerPending = "Nats-Num-Pending"
+)
+
+// storedHeader returns the server's own value of a header: the last, behind whatever the entry's author put
+// under the same name.
+func storedHeader(m *nats.Msg, key string) (string, bool) {
+	values := m.Header[key]
+	if len(values) == 0 {
+		return "", false
+	}
+	return values[len(values)-1], true
+}
+
+func errAnswer(m *nats.Msg) error {
+	return fmt.Errorf("the broker's store answered %q", strings.TrimSpace(m.Header.Get(headerStatus)+" "+m.Header.Get("Description")))
 }
 
 func (s *store) Follow(ctx context.Context, bucket, filter string, fn func(keyring.Entry)) (func(), error) {

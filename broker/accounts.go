@@ -48,9 +48,9 @@ const (
 //   - STORE exports everything as one service, to AGENTS alone. The server never
 //     takes a message through the same export twice, so an answer ends in
 //     AGENTS. What AGENTS can reach is decided by its imports, which are narrow.
-//   - All imports that lead to a stream have a wildcard. The server then uses
-//     the subject of the message itself, and that of an answer is a random one of
-//     its own. An import without a wildcard names the stream's subject.
+//   - All imports through which a stream is written have a wildcard. The server
+//     then goes by the subject of the message itself, and that of an answer is a
+//     random one of its own. An import without a wildcard brings its subject along.
 //   - AGENTS does not import JetStream's API, which the server otherwise gives to
 //     every account.
 func accounts(p *policy.Policy) ([]*server.Account, error) {

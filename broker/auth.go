@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -61,11 +62,11 @@ func (a *authenticator) Check(c server.ClientAuthentication) bool {
 // node from other code in the process. A client with TLS never gets here.
 func (a *authenticator) own(c server.ClientAuthentication) (*server.User, error) {
 	if addr := c.RemoteAddress(); addr == nil || addr.Network() != inProcessNetwork {
-		return nil, fmt.Errorf("no TLS")
+		return nil, errors.New("no TLS")
 	}
 	options := c.GetOpts()
 	if subtle.ConstantTimeCompare([]byte(options.Password), []byte(a.secret)) != 1 {
-		return nil, fmt.Errorf("wrong credential in the process")
+		return nil, errors.New("wrong credential inside the process")
 	}
 	return a.unlimited(options.Username)
 }
@@ -82,7 +83,7 @@ var inProcessNetwork = func() string {
 // the time and the form of the ID.
 func (a *authenticator) client(c server.ClientAuthentication, state *tls.ConnectionState) (*server.User, error) {
 	if c.Kind() != server.CLIENT {
-		return nil, fmt.Errorf("not a client's connection")
+		return nil, errors.New("not a client's connection")
 	}
 	id, err := identity.PeerID(*state)
 	if err != nil {

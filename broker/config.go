@@ -44,8 +44,8 @@ type Config struct {
 	SyncInterval time.Duration
 
 	// MaxStore is how many bytes the store may take. Zero leaves it to the
-	// server: the space that is free on the disk at the start. When it is
-	// full, writes are refused.
+	// server: three quarters of what is free on the disk at the start. When
+	// it is full, writes are refused.
 	MaxStore int64
 
 	// MaxConnections bounds the clients that are connected at a time. Zero

@@ -174,6 +174,51 @@ func TestStartCancelled(t *testing.T) {
 	ok(t, n.Healthy(timeout(t)))
 }
 
+// TestEarlyClient connects while the node is not ready. It waits, and then finds
+// everything there; on a node that does not start it is sent away.
+func TestEarlyClient(t *testing.T) {
+	b := newBus(t)
+	n := b.startDefault()
+	address := n.Addr().String()
+	stop(t, n)
+	src, err := b.ca.AgentSource("bob", time.Hour)
+	ok(t, err)
+	config, err := identity.ClientTLS(src)
+	ok(t, err)
+	early := func() <-chan error {
+		result := make(chan error, 1)
+		b.log.when("Listening for client connections", func() {
+			go func() {
+				nc, err := nats.Connect("tls://"+address, nats.Secure(config), nats.TLSHandshakeFirst(), nats.NoReconnect(), nats.Timeout(wait),
+					nats.CustomInboxPrefix(policy.InboxPrefix("bob")))
+				if err == nil {
+					_, err = nc.RequestWithContext(timeout(t), policy.DirectGet(policy.BucketPolicy, policy.PolicyKey), nil)
+					nc.Close()
+				}
+				result <- err
+			}()
+		})
+		return result
+	}
+	settings := b.config(rulesText(2))
+	settings.Listen = address
+	result := early()
+	n = b.start(settings)
+	if err := <-result; err != nil {
+		t.Errorf("on a node that gets ready: %v", err)
+	}
+	stop(t, n)
+
+	settings.Policy = b.sign(rulesText(1))
+	result = early()
+	if _, err := broker.Start(timeout(t), settings); !errors.Is(err, policy.ErrRollback) {
+		t.Errorf("Start: %v", err)
+	}
+	if err := <-result; err == nil {
+		t.Error("served by a node that did not start")
+	}
+}
+
 // TestStartContext: once started, the context has done its work.
 func TestStartContext(t *testing.T) {
 	b := newBus(t)

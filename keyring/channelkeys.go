@@ -43,9 +43,7 @@ func (c *channel) applyKey(ctx context.Context, e policy.Entry, raw []byte) erro
 	if err != nil {
 		return err
 	}
-	if len(c.statements) >= maxStatements {
-		return fmt.Errorf("keyring: more than %d key statements for %s", maxStatements, c.name)
-	}
+	c.forgetStatement(s.creator)
 	c.statements[name] = s
 	waiting := c.waiting[name]
 	delete(c.waiting, name)
@@ -97,17 +95,43 @@ func (c *channel) applyWrap(ctx context.Context, e policy.Entry, raw []byte) err
 	if s := c.statements[name]; s != nil {
 		return c.accept(ctx, s, wrapEntry{u, w})
 	}
+	if from := w.wrapper.Name(); !c.canRead(from) && !c.canWrite(from) {
+		return fmt.Errorf("keyring: wrap made by %s, who has no part in %s", from, c.name)
+	}
 	return c.wait(name, e.Key(), wrapEntry{u, w})
+}
+
+// forgetStatement makes room for one more statement of a creator: its oldest that no key is held for goes.
+// Nobody can crowd out the statements of others.
+func (c *channel) forgetStatement(creator identity.ID) {
+	var oldest *keyStatement
+	n := 0
+	for _, s := range c.statements {
+		if s.creator != creator {
+			continue
+		}
+		n++
+		if c.held(s.id) == nil && (oldest == nil || s.created.Compare(oldest.created) < 0) {
+			oldest = s
+		}
+	}
+	if n >= maxPerCreator && oldest != nil {
+		delete(c.statements, keyName{oldest.id, oldest.commitment})
+	}
 }
 
 // wait keeps a wrap until its key statement comes.
 func (c *channel) wait(name keyName, key string, w wrapEntry) error {
 	n := 0
 	for _, m := range c.waiting {
-		n += len(m)
+		for _, other := range m {
+			if other.wrap.wrapper == w.wrap.wrapper {
+				n++
+			}
+		}
 	}
-	if n >= maxStatements {
-		return fmt.Errorf("keyring: more than %d wraps for %s wait for their key statement", maxStatements, c.name)
+	if n >= maxPerCreator {
+		return fmt.Errorf("keyring: more than %d wraps of %s for %s wait for their key statement", maxPerCreator, w.wrap.wrapper.Name(), c.name)
 	}
 	if c.waiting[name] == nil {
 		c.waiting[name] = make(map[string]wrapEntry)

@@ -25,7 +25,7 @@ func (c *channel) applyJoin(e policy.Entry, ev event) {
 	}
 	j := c.joins[e.Card]
 	if j == nil {
-		if len(c.joins) >= maxJoins {
+		if len(c.joins) >= maxJoins || c.instances(e.Author) >= maxPerName {
 			return
 		}
 		j = &join{name: e.Author, card: e.Card, wrapped: make(map[uint32]bool)}
@@ -35,6 +35,16 @@ func (c *channel) applyJoin(e policy.Entry, ev event) {
 	if ev.live && !j.left {
 		j.due = c.ring.now().Add(c.turn(e.Card))
 	}
+}
+
+// instances counts the joins under one agent's name. No name can crowd out the others.
+func (c *channel) instances(name string) (n int) {
+	for _, j := range c.joins {
+		if j.name == name {
+			n++
+		}
+	}
+	return n
 }
 
 // turn says how long to leave a newcomer to others: the readers of a channel order themselves by a hash
@@ -54,16 +64,21 @@ func rendezvous(newcomer, card string) uint64 {
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// plan sets when to make a key if none comes, and clears it when none is needed.
+// plan sets when to make a key: if none comes, or when the current one is due for rotation. It clears that
+// when no key is needed any more.
 func (c *channel) plan(ctx context.Context) {
-	if cur := c.current.Load(); cur != nil && !(c.isReader() && c.provisional(cur.statement)) {
+	cur := c.current.Load()
+	switch {
+	case cur == nil, c.isReader() && c.provisional(cur.statement):
+		if c.makeAt.IsZero() {
+			c.makeAt = c.ring.now().Add(c.patience(ctx))
+		}
+	case c.isReader():
+		// The readers take turns again, so that one of them makes the next key.
+		c.makeAt = cur.statement.due.Add(c.turn(cur.statement.created.String()))
+	default:
 		c.makeAt = time.Time{}
-		return
 	}
-	if !c.makeAt.IsZero() {
-		return
-	}
-	c.makeAt = c.ring.now().Add(c.patience(ctx))
 }
 
 // patience says how long to wait for others before making a key.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/internal/envelope"
@@ -119,14 +120,18 @@ func (c *crafted) claim(r *Ring) { c.Sender, c.Card = []byte(r.att.self.String()
 
 func (c *crafted) frame(t testing.TB) []byte {
 	t.Helper()
-	if c.signer == nil {
-		c.Flags &^= envelope.FlagSigned
+	own := value(c.k.senderKey(string(c.Channel), string(c.Sender)))(t)
+	return sealWith(t, c, value(own.sessionAEAD(c.Session))(t))
+}
+
+func sealWith(t testing.TB, c *crafted, aead tink.AEAD) []byte {
+	t.Helper()
+	if c.Flags&envelope.FlagSigned == 0 || c.signer == nil {
+		c.Flags, c.signer = c.Flags&^envelope.FlagSigned, nil
 	}
 	if c.plain == nil {
 		c.plain = value(envelope.AppendMessage(nil, &envelope.Message{ID: c.ID, Payload: []byte("crafted")}, false))(t)
 	}
-	own := value(c.k.senderKey(string(c.Channel), string(c.Sender)))(t)
-	aead := value(own.sessionAEAD(c.Session))(t)
 	out := value(envelope.AppendHeader(nil, &c.Header))(t)
 	head := out[:len(out):len(out)]
 	ct := value(aead.Encrypt(c.plain, envelope.AppendAssociatedData(nil, head)))(t)

@@ -145,12 +145,17 @@ direct:
   - {from: [planner], to: ["*"]}
 `
 
+// nextPolicy says the same under the next revision.
+var nextPolicy = strings.Replace(testPolicy, "revision: 1", "revision: 2", 1)
+
 // world is a trust domain: a CA, an operator, a policy in a store.
 type world struct {
 	t        testing.TB
 	ca       *devca.CA
 	operator *identity.OperatorKey
 	store    *memStore
+
+	certificates time.Duration // how long those of new agents are valid
 
 	mu      sync.Mutex
 	reports []Report
@@ -162,7 +167,7 @@ func newWorld(t testing.TB) *world {
 	check(t, err)
 	operator, err := identity.GenerateOperatorKey()
 	check(t, err)
-	w := &world{t: t, ca: ca, operator: operator, store: newMemStore()}
+	w := &world{t: t, ca: ca, operator: operator, store: newMemStore(), certificates: time.Hour}
 	w.setPolicy(testPolicy)
 	return w
 }
@@ -181,7 +186,7 @@ func (w *world) setPolicy(text string) {
 
 func (w *world) source(name string) *identity.Memory {
 	w.t.Helper()
-	src, err := w.ca.AgentSource(name, time.Hour)
+	src, err := w.ca.AgentSource(name, w.certificates)
 	check(w.t, err)
 	return src
 }

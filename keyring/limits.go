@@ -23,7 +23,8 @@ const (
 	maxCards         = 8192 // verified cards kept
 	maxRoots         = 2048 // verified signature roots kept, in two generations
 	maxKeysPerChan   = 256  // channel keys kept per channel
-	maxStatements    = 4096 // key statements and waiting wraps kept per channel
+	maxPerCreator    = 64   // key statements, and wraps that wait for theirs, kept per author and channel
+	maxPerName       = 256  // joins kept per agent name and channel: one for each running instance
 	maxJoins         = 16384
 	maxEvents        = 65536 // entries of the store waiting to be looked at, per channel
 	maxStateFile     = 64 << 20

@@ -28,7 +28,9 @@ var faults = []struct {
 	{Revoked, func(_ *testing.T, _ *world, a *attempt) { a.Sender = []byte("spiffe://example.org/agent/feed-bad") }},
 	{NotEntitled, func(_ *testing.T, _ *world, a *attempt) { a.Kind = envelope.KindRequest }},
 	{Unsigned, func(_ *testing.T, _ *world, a *attempt) { a.signer = nil }},
-	{Stale, func(t *testing.T, _ *world, a *attempt) { a.Expires = uint64(a.rc.ring.now().Add(-time.Second).UnixMilli()) }},
+	{Stale, func(t *testing.T, _ *world, a *attempt) {
+		a.Expires = uint64(a.rc.ring.now().Add(-time.Second).UnixMilli())
+	}},
 	{NoKey, func(_ *testing.T, _ *world, a *attempt) { a.Key++ }},
 	{Seen, func(_ *testing.T, _ *world, a *attempt) { a.Session, a.Seq = a.known.Session, a.known.Seq }},
 	{BadSeal, func(_ *testing.T, _ *world, a *attempt) { a.flip = true }},
@@ -168,7 +170,7 @@ func TestFreshness(t *testing.T) {
 			{time.Second, 0, value(p.reader.Receiver(prices))(t), Stale},
 			{time.Second, -time.Millisecond, old, Stale},
 		} {
-			a := p.attempt(t)
+			a := craft(t, p.writer, prices, currentKey(t, p.reader, prices), p.subject)
 			a.ID = newULID(t, time.Now().Add(-test.age))
 			if test.expiry != 0 {
 				a.Expires = uint64(time.Now().Add(test.expiry).UnixMilli())
@@ -178,7 +180,7 @@ func TestFreshness(t *testing.T) {
 				t.Errorf("age %v, expiry %v: got %v, want %s", test.age, test.expiry, err, test.want)
 			}
 		}
-		a := p.attempt(t)
+		a := craft(t, p.writer, prices, currentKey(t, p.reader, prices), p.subject)
 		a.Expires = uint64(time.Now().UnixMilli())
 		mustReject(t, old, a.frame(t), p.want, Stale)
 	})

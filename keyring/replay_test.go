@@ -167,7 +167,7 @@ func TestReplayIsSeenUnderANewPolicy(t *testing.T) {
 		p := w.meet(prices, w.agent("planner"), w.agent("feed-1"))
 		first, second := p.seal(t, "once"), p.seal(t, "and again")
 		mustOpen(t, p.rc, first, p.want)
-		check(t, p.reader.AdoptPolicy(w.sign(strings.Replace(testPolicy, "revision: 1", "revision: 2", 1))))
+		check(t, p.reader.AdoptPolicy(w.sign(nextPolicy)))
 		spoiled := append([]byte(nil), first...)
 		spoiled[len(spoiled)-100] ^= 1
 		mustReject(t, p.rc, spoiled, p.want, Seen) // before the seal is looked at
