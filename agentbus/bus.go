@@ -2,30 +2,28 @@ package agentbus
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/keyring"
 	"github.com/sealbus/sealbus/policy"
 )
 
-// Bus is one agent's connection. It is safe for concurrent use. It goes on through reconnects:
-// subscriptions and sessions are kept, and what is sent meanwhile waits in nats.go's reconnect buffer of
-// 8 MiB.
+// Bus is one agent's connection. It is safe for concurrent use. It goes on through reconnects: subscriptions
+// and sessions are kept.
 type Bus struct {
 	config Config
 	log    *slog.Logger
 	ring   *keyring.Ring
 	self   identity.ID
-	nc     *nats.Conn
-	js     jetstream.JetStream
+	wire   *wire
 	store  *store
 
 	senders sync.Map // policy.Channel → *keyring.Sender
@@ -34,13 +32,15 @@ type Bus struct {
 
 	ctx     context.Context // ends when Close gives up waiting for handlers
 	cancel  context.CancelFunc
-	renew   chan struct{} // look at policy, card and certificate now
-	stopped chan struct{} // Close has begun
+	leaf    atomic.Pointer[x509.Certificate] // of the card that is published
+	renew   chan struct{}                    // look at policy, card and certificate now
+	stopped chan struct{}                    // Close has begun
 	upkeep  sync.WaitGroup
 
 	mu     sync.Mutex
 	subs   map[*Subscription]struct{}
-	past   Stats // of subscriptions that have ended
+	served map[string]bool // subjects of requests
+	past   Stats           // of subscriptions that have ended
 	done   chan struct{}
 	ending bool
 	err    error
@@ -57,14 +57,15 @@ func (b *Bus) Stats() Stats {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.counts.stats().plus(b.past)
+	s.Dropped += b.replies.in.inlet.lost.Load()
 	for sub := range b.subs {
-		s = s.plus(sub.counts.stats())
+		s = s.plus(sub.Stats())
 	}
 	return s
 }
 
 // Connected reports whether the connection to a broker stands at this moment.
-func (b *Bus) Connected() bool { return b.nc.IsConnected() }
+func (b *Bus) Connected() bool { return b.wire.current().IsConnected() }
 
 func (b *Bus) closed() bool {
 	select {
@@ -75,9 +76,12 @@ func (b *Bus) closed() bool {
 	}
 }
 
-// Close ends the bus in order: no new messages are taken, handlers finish what has arrived, what was handed
-// over goes out, the keyring is closed, and the connection with it. It waits up to 30 seconds for handlers,
-// then cancels their contexts and returns an error. It is idempotent, and every call waits.
+// Close ends the bus in order: nothing new is taken, handlers finish what has arrived, what was handed over goes
+// out, the keyring is closed, and the connection with it. Calls that are under way end with ErrClosed; those of
+// handlers, with the context that they were given, go on until the handlers have returned.
+//
+// It waits up to 30 seconds for handlers, then cancels their contexts, goes on and returns an error. It is
+// idempotent, and every call waits. A handler that calls it waits for itself: let it use a goroutine.
 func (b *Bus) Close() error {
 	b.mu.Lock()
 	if b.ending {
@@ -92,15 +96,14 @@ func (b *Bus) Close() error {
 		subs = append(subs, s)
 	}
 	b.mu.Unlock()
-
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	b.err = b.closeAll(ctx, subs)
+	b.err = b.closeAll(subs)
 	close(b.done)
 	return b.err
 }
 
-func (b *Bus) closeAll(ctx context.Context, subs []*Subscription) error {
+func (b *Bus) closeAll(subs []*Subscription) error {
+	ctx, cancel := context.WithTimeout(context.Background(), b.config.closeTimeout)
+	defer cancel()
 	var errs []error
 	for _, s := range subs {
 		s.begin()
@@ -110,17 +113,16 @@ func (b *Bus) closeAll(ctx context.Context, subs []*Subscription) error {
 	}
 	b.cancel()
 	b.upkeep.Wait()
-	if b.nc.IsConnected() {
-		if err := b.nc.FlushWithContext(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("agentbus: flushing at the end: %w", err))
-		}
-	}
-	// Without a connection there is nobody to tell that the keys are gone.
-	end, cancel := context.WithTimeout(ctx, time.Second)
+	end, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
+	if !b.Connected() {
+		cancel() // there is nobody to tell anything
+	} else if err := b.wire.flush(end); err != nil {
+		errs = append(errs, fmt.Errorf("agentbus: flushing at the end: %w", err))
+	}
 	errs = append(errs, b.ring.Close(end))
 	b.replies.end()
-	b.nc.Close()
+	b.wire.close()
 	return errors.Join(errs...)
 }
 
@@ -140,16 +142,26 @@ func (b *Bus) remove(s *Subscription) {
 	defer b.mu.Unlock()
 	if _, ok := b.subs[s]; ok {
 		delete(b.subs, s)
-		b.past = b.past.plus(s.counts.stats())
+		b.past = b.past.plus(s.Stats())
 	}
 }
 
+// ownError turns the errors of what lies below into those of this package.
+func ownError(err error) error {
+	switch {
+	case errors.Is(err, keyring.ErrClosed):
+		return ErrClosed
+	case errors.Is(err, keyring.ErrTooLarge):
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
+	}
+	return err
+}
+
 // reject counts a frame that was not accepted and tells who wants to know.
-func (b *Bus) reject(c *counters, m *nats.Msg, err error) {
-	r := rejection(m.Subject, err)
-	c.rejectedFor(r.Reason)
+func (b *Bus) reject(c *counters, m *nats.Msg, err *keyring.Rejection) {
+	c.rejectedFor(err.Reason)
 	if b.config.OnReject != nil {
-		b.config.OnReject(r)
+		b.config.OnReject(Rejection{Subject: m.Subject, Reason: err.Reason, Channel: err.Channel, Sender: err.Sender, ID: err.ID, Err: err})
 	}
 }
 

@@ -11,27 +11,6 @@ import (
 	"github.com/sealbus/sealbus/internal/bustest"
 )
 
-const testPolicy = `trust_domain: example.org
-revision: 1
-topics:
-  prices: {publish: ["feed-*"], subscribe: [planner, "exec-*"], max_age: 30s}
-  gossip: {publish: ["*"], subscribe: ["*"], signed: false}
-  ledger: {publish: ["feed-*"], subscribe: [planner], retain: 24h, pad: true}
-services:
-  lookup: {call: [planner], serve: ["index-*"]}
-direct:
-  - {from: [planner], to: ["*"]}
-`
-
-// collect returns a handler that passes messages on.
-func collect(n int) (agentbus.Handler, chan *agentbus.Message) {
-	c := make(chan *agentbus.Message, n)
-	return func(_ context.Context, m *agentbus.Message) error {
-		c <- m
-		return nil
-	}, c
-}
-
 func TestPublishSubscribe(t *testing.T) {
 	for _, topic := range []string{"prices", "gossip", "ledger"} {
 		t.Run(topic, func(t *testing.T) {

@@ -33,25 +33,29 @@ type Config struct {
 	Logger *slog.Logger
 
 	// OnReject is called for every frame that was not accepted, one call at a time for a subscription.
-	// It must not block. Nil: rejections are only counted.
+	// It must not block: the subscription's frames wait for it. Nil: rejections are only counted.
 	OnReject func(Rejection)
 
 	// OnError is called for what a handler returned or panicked with. Nil: it is counted, and that it
 	// happened is logged.
 	OnError func(subject string, err error)
 
-	// Buffer is how many opened messages may wait for a subscription's handler. What comes when it is
-	// full is dropped and counted. The default is DefaultBuffer.
+	// Buffer is how many opened messages may wait for a subscription's handler, and they may take up 64 MiB.
+	// What comes when it is full is dropped and counted. The default is DefaultBuffer.
 	Buffer int
 
-	// RequestTimeout bounds requests whose context has no deadline. The default is
-	// DefaultRequestTimeout.
+	// RequestTimeout bounds requests, and all else that waits for others, where the context has no deadline.
+	// The default is DefaultRequestTimeout.
 	RequestTimeout time.Duration
+
+	renewEvery, closeTimeout time.Duration // for tests
 }
 
 // check fills in the defaults and refuses what cannot work.
 func (c Config) check() (Config, error) {
 	switch {
+	case c.Keyring != nil && !c.Keyring.Self().IsZero(): // before any other error has it closed
+		return c, fmt.Errorf("agentbus: Config.Keyring is another bus's: %w", keyring.ErrAttached)
 	case len(c.Servers) == 0:
 		return c, errors.New("agentbus: Config.Servers is empty: name at least one broker, such as \"tls://127.0.0.1:4222\"")
 	case c.Identity == nil:
@@ -79,6 +83,12 @@ func (c Config) check() (Config, error) {
 	if c.RequestTimeout == 0 {
 		c.RequestTimeout = DefaultRequestTimeout
 	}
+	if c.renewEvery == 0 {
+		c.renewEvery = renewEvery
+	}
+	if c.closeTimeout == 0 {
+		c.closeTimeout = closeTimeout
+	}
 	return c, nil
 }
 
@@ -94,7 +104,7 @@ func serverURL(s string) (string, error) {
 	if u.Scheme != "tls" {
 		return "", fmt.Errorf("agentbus: server %q: only tls:// is spoken: write tls://%s", s, u.Host)
 	}
-	if u.User != nil || u.Path != "" {
+	if u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
 		return "", fmt.Errorf("agentbus: server %q: write tls://host:port and no more; who the agent is, its certificate says", s)
 	}
 	return u.String(), nil

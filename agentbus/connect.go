@@ -2,15 +2,14 @@ package agentbus
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/keyring"
@@ -22,121 +21,74 @@ import (
 // not the named one or of another trust domain, a certificate that the broker refuses, and an agent without
 // a place in the policy are errors here. Later the connection is restored whenever it is lost.
 //
-// ctx bounds connecting, not the bus. The keyring is the bus's from here on, also when Connect fails: it is
-// then closed.
+// ctx bounds connecting, not the bus; without a deadline Config.RequestTimeout does. The keyring is the bus's from
+// here on, also when Connect fails: it is then closed. One that is another bus's is refused, and left to that.
 func Connect(ctx context.Context, config Config) (*Bus, error) {
 	c, err := config.check()
-	if err != nil {
-		return nil, err
+	if err == nil {
+		var b *Bus
+		if b, err = connect(ctx, c); err == nil {
+			return b, nil
+		}
 	}
-	b, err := connect(ctx, c)
-	if err != nil {
-		return nil, errors.Join(err, c.Keyring.Close(context.WithoutCancel(ctx)))
+	if config.Keyring != nil && !errors.Is(err, keyring.ErrAttached) {
+		err = errors.Join(err, config.Keyring.Close(context.WithoutCancel(ctx)))
 	}
-	return b, nil
+	return nil, err
 }
 
 func connect(ctx context.Context, c Config) (*Bus, error) {
-	self, _, err := identity.Self(c.Identity)
+	self, svid, err := identity.Self(c.Identity)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("agentbus: Config.Identity: %w", err)
 	}
 	if !self.IsAgent() {
 		return nil, fmt.Errorf("agentbus: the certificate is for %s: an agent's is for spiffe://%s/agent/<name>", self, self.TrustDomain().Name())
 	}
+	if leaf := svid.Certificates[0]; time.Now().After(leaf.NotAfter) {
+		return nil, fmt.Errorf("agentbus: %w: that of %s expired at %s: renew it", identity.ErrExpired, self, leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
 	config, err := identity.ClientTLS(c.Identity, c.Brokers...)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("agentbus: %w", err)
 	}
 	b := &Bus{
 		config: c, log: c.Logger.With("agent", self.Name()), ring: c.Keyring, self: self,
 		renew: make(chan struct{}, 1), stopped: make(chan struct{}), done: make(chan struct{}),
-		subs: make(map[*Subscription]struct{}), past: Stats{Rejected: make(map[keyring.Reason]uint64)},
+		subs: make(map[*Subscription]struct{}), served: make(map[string]bool), past: Stats{Rejected: make(map[keyring.Reason]uint64)},
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
-	if err := b.dial(ctx, config); err != nil {
+	b.wire = newWire(b, config)
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	if b.wire.link, err = b.wire.dial(ctx); err != nil {
 		b.cancel()
 		return nil, err
 	}
 	if err := b.begin(ctx); err != nil {
 		b.cancel()
-		b.nc.Close()
+		if b.replies != nil {
+			b.replies.end()
+		}
+		b.wire.close()
 		return nil, err
 	}
 	return b, nil
 }
 
-// dial makes the connection. nats.go knows no context while it connects, so that runs beside.
-func (b *Bus) dial(ctx context.Context, config *tls.Config) error {
-	timeout := connectTimeout
-	if d, ok := ctx.Deadline(); ok {
-		timeout = min(timeout, time.Until(d))
+// bounded gives a context a deadline if it has none.
+func (b *Bus) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	type result struct {
-		nc  *nats.Conn
-		err error
-	}
-	dialed := make(chan result, 1)
-	go func() {
-		nc, err := nats.Connect(strings.Join(b.config.Servers, ","), b.options(config, timeout)...)
-		dialed <- result{nc, err}
-	}()
-	select {
-	case r := <-dialed:
-		b.nc = r.nc
-		return b.explain(r.err)
-	case <-ctx.Done():
-		go func() {
-			if r := <-dialed; r.nc != nil {
-				r.nc.Close()
-			}
-		}()
-		return fmt.Errorf("agentbus: connecting to %s: %w", strings.Join(b.config.Servers, ", "), ctx.Err())
-	}
-}
-
-func (b *Bus) options(config *tls.Config, timeout time.Duration) []nats.Option {
-	return []nats.Option{
-		nats.Name(b.self.Name()),
-		nats.Secure(config),
-		nats.TLSHandshakeFirst(), // nothing at all goes over the wire in clear
-		nats.CustomInboxPrefix(policy.InboxPrefix(b.self.Name())),
-		nats.Timeout(timeout),
-		nats.MaxReconnects(-1),
-		nats.ReconnectWait(100 * time.Millisecond),
-		nats.ReconnectJitter(100*time.Millisecond, 400*time.Millisecond),
-		// A certificate that ran out, or a policy that is being put right, is no reason to give up.
-		nats.IgnoreAuthErrorAbort(),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if !b.closed() {
-				b.log.Warn("connection lost", "error", err)
-			}
-		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) {
-			b.counts.reconnects.Add(1)
-			b.log.Info("connected again", "broker", nc.ConnectedUrl())
-			b.refreshSoon()
-		}),
-		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) {
-			if errors.Is(err, nats.ErrSlowConsumer) {
-				b.log.Warn("frames arrive faster than they can be opened; some are dropped", "subject", s.Subject)
-				return
-			}
-			b.log.Warn("connection error", "error", err)
-		}),
-	}
+	return context.WithTimeout(ctx, b.config.RequestTimeout)
 }
 
 // explain says what to do about a connection that could not be made.
 func (b *Bus) explain(err error) error {
-	if err == nil {
-		return nil
-	}
 	where := strings.Join(b.config.Servers, ", ")
 	var unknown x509.UnknownAuthorityError
+	var op *net.OpError
 	switch {
 	case errors.Is(err, nats.ErrNoServers):
 		return fmt.Errorf("agentbus: no broker answers at %s: is it running, and is that its address? (%w)", where, err)
@@ -144,6 +96,8 @@ func (b *Bus) explain(err error) error {
 		return fmt.Errorf("agentbus: the broker at %s does not let %s in: the policy does not know it or has revoked it (%w)", where, b.self, err)
 	case errors.As(err, &unknown):
 		return fmt.Errorf("agentbus: the broker at %s has a certificate of another CA than this agent's (%w)", where, err)
+	case errors.As(err, &op) && op.Op == "remote error":
+		return fmt.Errorf("agentbus: the broker at %s refuses the certificate of %s: is it of the broker's CA and in date? (%w)", where, b.self, err)
 	default:
 		return fmt.Errorf("agentbus: connecting to %s as %s: %w", where, b.self, err)
 	}
@@ -151,13 +105,11 @@ func (b *Bus) explain(err error) error {
 
 // begin makes the connection a bus: policy, card, inbox, upkeep.
 func (b *Bus) begin(ctx context.Context) (err error) {
-	if b.js, err = jetstream.New(b.nc); err != nil {
-		return err
-	}
-	b.store = &store{nc: b.nc, js: b.js}
+	b.store = &store{wire: b.wire}
 	if err := b.ring.Attach(ctx, b.config.Identity, b.store, b.skipped); err != nil {
 		return err
 	}
+	b.leaf.Store(b.ownLeaf())
 	if b.replies, err = b.listenForReplies(ctx); err != nil {
 		return err
 	}
@@ -165,6 +117,13 @@ func (b *Bus) begin(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	// What was put between Attach and Follow.
+	raw, err := b.store.Get(ctx, policy.BucketPolicy, policy.PolicyKey)
+	if err != nil {
+		stop()
+		return err
+	}
+	b.newPolicy(keyring.Entry{Key: policy.PolicyKey, Value: raw})
 	b.upkeep.Go(func() {
 		defer stop()
 		b.keepUp()

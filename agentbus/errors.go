@@ -3,6 +3,8 @@ package agentbus
 import (
 	"errors"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/oklog/ulid/v2"
 
@@ -12,6 +14,10 @@ import (
 var (
 	// ErrClosed is returned by every call on a Bus after Close.
 	ErrClosed = errors.New("agentbus: closed")
+
+	// ErrDisconnected is returned by Publish and Request when the connection is away and the 8 MiB that may wait
+	// for it are full.
+	ErrDisconnected = errors.New("agentbus: not connected")
 
 	// ErrTooLarge is returned for a payload or headers over the limits.
 	ErrTooLarge = errors.New("agentbus: message too large")
@@ -31,13 +37,31 @@ var (
 // authentic as a reply.
 type RemoteError struct {
 	Agent string // the responder
-	Text  string // of the handler's error, cut at 1 KiB
+	Text  string // of the handler's error: valid UTF-8, cut at 1 KiB
 
 	overloaded bool
 }
 
+func newRemoteError(m *Message) *RemoteError {
+	return &RemoteError{Agent: m.Sender.Name(), Text: cutText(string(m.Payload)), overloaded: m.Header(headerOverloaded) != ""}
+}
+
+// cutText makes a text of at most maxErrorText bytes and valid UTF-8.
+func cutText(s string) string {
+	if len(s) > maxErrorText {
+		s = s[:maxErrorText]
+		for i := 1; i < utf8.UTFMax; i++ { // no half of a rune
+			if r, n := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || n != 1 {
+				break
+			}
+			s = s[:len(s)-1]
+		}
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
 func (e *RemoteError) Error() string {
-	return fmt.Sprintf("agentbus: %s answered: %s", e.Agent, e.Text)
+	return fmt.Sprintf("agentbus: %s answered: %q", e.Agent, e.Text)
 }
 
 // Is makes the error of a full buffer an ErrOverloaded.
@@ -52,13 +76,4 @@ type Rejection struct {
 	Sender  string
 	ID      ulid.ULID
 	Err     error
-}
-
-func rejection(subject string, err error) Rejection {
-	r := Rejection{Subject: subject, Reason: keyring.Malformed, Err: err}
-	var k *keyring.Rejection
-	if errors.As(err, &k) {
-		r.Reason, r.Channel, r.Sender, r.ID = k.Reason, k.Channel, k.Sender, k.ID
-	}
-	return r
 }

@@ -3,154 +3,211 @@ package agentbus
 import (
 	"context"
 	"errors"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/oklog/ulid/v2"
 
-	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/keyring"
 )
 
 // intake opens the frames that arrive at one place, in order, and hands on what passed every check. A frame
-// whose key or sender's card is not here yet is parked, with all that follows it in its session, while one
-// goroutine fetches what is missing: the other senders do not wait for it.
+// whose key or sender's card is not here yet is parked while one goroutine fetches what is missing: the other
+// senders do not wait for it.
 type intake struct {
 	bus     *Bus
 	rc      *keyring.Receiver
 	counts  *counters
+	inlet   *inlet
 	whole   bool                                    // every frame of the channel is due here
 	want    func(m *nats.Msg) (keyring.Want, error) // what is expected of a frame that arrived so
 	deliver func(m *nats.Msg, o *keyring.Opened)    // does not block
 	control func(m *nats.Msg) bool                  // takes the server's own messages; may be nil
 
-	arrived chan *nats.Msg
-	ready   chan ulid.ULID // sessions whose fetch has ended
-	stop    chan struct{}
-
-	parked map[ulid.ULID][]*nats.Msg
-	frames int
-	bytes  int
+	parked  *lot
+	ready   chan claim // sessions whose fetch has ended
+	ctx     context.Context
+	cancel  context.CancelFunc
+	fetches sync.WaitGroup
 }
 
 func newIntake(b *Bus, rc *keyring.Receiver, c *counters) *intake {
-	return &intake{bus: b, rc: rc, counts: c, arrived: make(chan *nats.Msg, arrivals),
-		ready: make(chan ulid.ULID, maxParkedGroups), stop: make(chan struct{}), parked: make(map[ulid.ULID][]*nats.Msg)}
+	in := &intake{bus: b, rc: rc, counts: c, parked: newLot(), ready: make(chan claim, maxParkedGroups)}
+	in.ctx, in.cancel = context.WithCancel(b.ctx)
+	in.inlet = newInlet(func(subject string) {
+		if c.dropped.Add(1) == 1 {
+			b.log.Warn("frames arrive faster than they can be opened; some are dropped", "subject", subject)
+		}
+	})
+	return in
 }
 
-// run opens frames until stop is closed, then those that have arrived by then.
+// run opens frames until the inlet has ended, then those that have arrived by then. Those that wait for a key
+// get their chance too, for as long as a key is waited for.
 func (in *intake) run() {
-	for {
+	defer in.fetches.Wait()
+	defer in.cancel()
+	var batch []arrival
+	for ended := false; !ended; batch = in.takeAll(batch) {
 		select {
-		case m := <-in.arrived:
-			in.take(m)
-		case session := <-in.ready:
-			in.resume(session)
-		case <-in.stop:
-			in.drain()
-			return
+		case <-in.inlet.some:
+		case c := <-in.ready:
+			in.resume(c)
+		case <-in.inlet.ended:
+			ended = true
+		}
+	}
+	timeout := time.NewTimer(parkTimeout)
+	defer timeout.Stop()
+	for len(in.parked.groups) > 0 {
+		select {
+		case c := <-in.ready:
+			in.resume(c)
+		case <-timeout.C:
+			in.giveUp()
 		}
 	}
 }
 
-func (in *intake) drain() {
-	for {
+// takeAll takes what waits in the inlet.
+func (in *intake) takeAll(spare []arrival) []arrival {
+	batch := in.inlet.take(spare)
+	for _, a := range batch {
+		in.take(a)
 		select {
-		case m := <-in.arrived:
-			in.take(m)
+		case c := <-in.ready:
+			in.resume(c)
 		default:
-			return
 		}
 	}
+	return batch
 }
 
 // take opens a frame, or parks it.
-func (in *intake) take(m *nats.Msg) {
-	if in.control != nil && in.control(m) {
+func (in *intake) take(a arrival) {
+	if in.control != nil && in.control(a.m) {
 		return
 	}
-	session, ok := sessionOf(m.Data)
-	if ok && in.parked[session] != nil {
-		in.park(session, m, nil)
-		return
+	if len(in.parked.groups) > 0 {
+		c, ok := claimOf(a.m.Data)
+		if ok && (in.parked.groups[c] != nil || in.parked.blocked(c, in.parked.count+1)) {
+			in.park(c, a, nil)
+			return
+		}
 	}
-	err := in.open(m)
-	if reason := keyring.ReasonOf(err); ok && (reason == keyring.NoKey || reason == keyring.NoCard) {
-		in.park(session, m, err)
-		return
+	err := in.open(a)
+	if missing(err) {
+		if c, ok := claimOf(a.m.Data); ok {
+			in.fetch(in.park(c, a, err))
+			return
+		}
 	}
-	in.failed(m, err)
+	in.failed(a, err)
 }
 
-// failed counts a frame that was not accepted.
-func (in *intake) failed(m *nats.Msg, err error) {
-	switch {
-	case err == nil:
-	case errors.Is(err, errLate):
-		in.counts.late.Add(1)
-	default:
-		in.bus.reject(in.counts, m, err)
-	}
+// missing reports whether a frame could not be opened for want of something that can be fetched.
+func missing(err error) bool {
+	reason := keyring.ReasonOf(err)
+	return reason == keyring.NoKey || reason == keyring.NoCard
 }
 
-func (in *intake) open(m *nats.Msg) error {
-	want, err := in.want(m)
+func (in *intake) open(a arrival) error {
+	want, err := in.want(a.m)
 	if err != nil {
 		return err
 	}
 	var o keyring.Opened
-	if err := in.rc.Open(m.Data, &want, &o); err != nil {
+	if err := in.rc.Open(a.m.Data, &want, &o); err != nil {
 		return err
 	}
+	in.parked.accepted(o.Card, o.Session)
 	in.counts.received.Add(uint64(len(o.Messages)))
 	if in.whole {
 		in.counts.lost.Add(o.Lost)
 	}
-	in.deliver(m, &o)
+	in.deliver(a.m, &o)
 	return nil
 }
 
-// park sets a frame aside. The first of a session starts the fetch. cause is why it could not be opened.
-func (in *intake) park(session ulid.ULID, m *nats.Msg, cause error) {
-	group := in.parked[session]
-	if in.frames >= maxParked || in.bytes+len(m.Data) > maxParkedBytes || group == nil && len(in.parked) >= maxParkedGroups {
-		if cause == nil {
-			cause = &keyring.Rejection{Reason: keyring.NoKey, Detail: "too many frames wait for keys"}
+// failed counts a frame that was not accepted.
+func (in *intake) failed(a arrival, err error) {
+	var r *keyring.Rejection
+	switch {
+	case err == nil, errors.Is(err, keyring.ErrClosed):
+	case a.again && (errors.Is(err, errLate) || keyring.ReasonOf(err) == keyring.Seen):
+		// It came over the connection before as well.
+	case errors.Is(err, errLate):
+		in.counts.late.Add(1)
+	case errors.As(err, &r):
+		in.bus.reject(in.counts, a.m, r)
+	default: // the state directory cannot be written
+		if in.counts.dropped.Add(1)%1000 == 1 {
+			in.bus.log.Error("frames cannot be accepted and are dropped", "error", err)
 		}
-		in.bus.reject(in.counts, m, cause)
+	}
+}
+
+// park sets a frame aside. cause is why it could not be opened. It returns nil where there is no room.
+func (in *intake) park(c claim, a arrival, cause error) *group {
+	g := in.parked.add(c, a, keyring.ReasonOf(cause) == keyring.NoCard)
+	if g == nil {
+		if cause == nil {
+			cause = &keyring.Rejection{Reason: keyring.NoKey, Channel: c.channel, Sender: c.sender, Detail: "too many frames wait for keys"}
+		}
+		in.failed(a, cause)
+	}
+	return g
+}
+
+// fetch fetches what the frames of a group lack.
+func (in *intake) fetch(g *group) {
+	if g == nil {
 		return
 	}
-	in.parked[session] = append(group, m)
-	in.frames++
-	in.bytes += len(m.Data)
-	if group == nil {
-		go func() {
-			ctx, cancel := context.WithTimeout(in.bus.ctx, parkTimeout)
-			defer cancel()
-			// Whether it worked is seen when the frames are opened again.
-			_ = in.bus.ring.Await(ctx, m.Data)
-			in.ready <- session // never more than maxParkedGroups at a time
-		}()
+	g.fetching = true
+	c, frame, until := g.claim, g.frames[0].m.Data, g.until
+	in.fetches.Go(func() {
+		// Not from now on: sessions that wait for one another, made up by somebody, would add up.
+		ctx, cancel := context.WithDeadline(in.ctx, until)
+		defer cancel()
+		// Whether it worked is seen when the frames are opened again.
+		_ = in.bus.ring.Await(ctx, frame)
+		in.ready <- c // has room: there are never more than maxParkedGroups
+	})
+}
+
+// resume opens the frames of a group whose fetch has ended, and of those that waited for it.
+func (in *intake) resume(c claim) {
+	for _, a := range in.parked.remove(c) {
+		in.failed(a, in.open(a))
+	}
+	for g := in.parked.unblocked(c.card); g != nil; g = in.parked.unblocked(c.card) {
+		in.retry(g)
 	}
 }
 
-// resume opens the frames of a session that were parked, in order.
-func (in *intake) resume(session ulid.ULID) {
-	group := in.parked[session]
-	delete(in.parked, session)
-	for _, m := range group {
-		in.frames--
-		in.bytes -= len(m.Data)
-		in.failed(m, in.open(m))
+// retry opens the frames of a group that waited for another; it may lack something itself.
+func (in *intake) retry(g *group) {
+	first := g.frames[0]
+	err := in.open(first)
+	if missing(err) {
+		in.fetch(g)
+		return
+	}
+	in.failed(first, err)
+	for _, a := range in.parked.remove(g.claim)[1:] {
+		in.failed(a, in.open(a))
 	}
 }
 
-// sessionOf reads which session a frame claims.
-func sessionOf(frame []byte) (ulid.ULID, bool) {
-	var f envelope.Frame
-	if envelope.Parse(frame, &f) != nil {
-		return ulid.ULID{}, false
+// giveUp rejects what still waits.
+func (in *intake) giveUp() {
+	for c := range in.parked.groups {
+		for _, a := range in.parked.remove(c) {
+			in.failed(a, &keyring.Rejection{Reason: keyring.NoKey, Channel: c.channel, Sender: c.sender,
+				Detail: "the subscription ended before the key came"})
+		}
 	}
-	return f.Session, true
 }
 
 // misdirected is a rejection before the keyring is asked.

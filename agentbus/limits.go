@@ -1,6 +1,7 @@
 package agentbus
 
 import (
+	"math/rand/v2"
 	"time"
 
 	"github.com/sealbus/sealbus/internal/envelope"
@@ -16,21 +17,39 @@ const (
 	// DefaultConcurrency is how many requests Serve handles at once.
 	DefaultConcurrency = 16
 
-	// DefaultRequestTimeout bounds a request whose context has no deadline.
+	// DefaultRequestTimeout bounds a call whose context has no deadline.
 	DefaultRequestTimeout = 30 * time.Second
 
-	arrivals        = 16384    // frames waiting to be opened, per subscription
-	maxParked       = 1024     // frames waiting for a key or card, per subscription
+	maxBuffered     = 64 << 20 // bytes of opened messages waiting for a subscription's handler
+	wireBuffer      = 4096     // frames between nats.go and the inlet, which empties it at once
+	maxWaiting      = 65536    // frames waiting to be opened, per subscription
+	maxWaitingBytes = 64 << 20 // and what they take up
+	maxParked       = 8192     // frames waiting for a key or card, per subscription
 	maxParkedBytes  = 16 << 20 // and what they take up
 	maxParkedGroups = 64       // sessions that they belong to
+	maxSenders      = 4096     // senders whose newest session is remembered, per subscription
+	maxRefusals     = 256      // requests waiting to be told that the responder is overloaded
 	parkTimeout     = 5 * time.Second
-	maxPending      = 65536 // requests waiting for their replies
-	maxErrorText    = 1024  // bytes of a handler's error that the requester is told
-	listBatch       = 256   // entries read from the store at once
+	maxPending      = 65536   // requests waiting for their replies
+	maxErrorText    = 1024    // bytes of a handler's error that the requester is told
+	listBatch       = 256     // entries read from the store at once
+	maxListed       = 1 << 17 // and in all
+	reconnectBuffer = 8 << 20 // bytes that wait for a connection
 	storeTimeout    = 5 * time.Second
 	connectTimeout  = 10 * time.Second
 	closeTimeout    = 30 * time.Second
+	endTimeout      = 2 * time.Second // for the last words to the broker
 	refreshTimeout  = 20 * time.Second
 	renewEvery      = 5 * time.Second
-	renewMargin     = 10 * time.Second
+	pingInterval    = 20 * time.Second // a broker that died without a word is noticed after maxPings of them
+	maxPings        = 2
+	minReconnect    = 100 * time.Millisecond
+	maxReconnect    = 3 * time.Second
 )
+
+// reconnectDelay is how long to wait after the n-th time that no broker could be reached: it doubles, and half of
+// it is random, so that a thousand agents do not come back in the same moment.
+func reconnectDelay(n int) time.Duration {
+	d := min(minReconnect<<min(n-1, 10), maxReconnect)
+	return d/2 + rand.N(d/2+1) // no secret
+}

@@ -1,7 +1,10 @@
 package agentbus
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,9 +59,23 @@ func (m *Message) Headers() map[string]string {
 }
 
 func newMessage(subject string, o *keyring.Opened, m *envelope.Message) *Message {
+	// Without its capacity, so that appending to one payload does not write into the next message of the frame.
 	return &Message{ID: m.ID, Subject: subject, Sender: o.Sender, Time: o.Time, Signed: o.Signed,
-		Payload: m.Payload, headers: m.Headers}
+		Payload: slices.Clip(m.Payload), headers: m.Headers}
 }
+
+// String describes the message without its content.
+func (m *Message) String() string {
+	return fmt.Sprintf("message %s from %s on %s, %d bytes", m.ID, m.Sender.Name(), m.Subject, len(m.Payload))
+}
+
+// LogValue keeps the content out of logs.
+func (m *Message) LogValue() slog.Value { return slog.StringValue(m.String()) }
+
+// size is what the message counts for while it waits for a handler, in bytes.
+func (m *Message) size() int { return len(m.Payload) + messageOverhead }
+
+const messageOverhead = 256
 
 // MessageOption is an option of one message: of a Publish, a Request or RequestService.
 type MessageOption interface{ applyMessage(*outgoing) error }
@@ -95,6 +112,9 @@ func ExpiresIn(d time.Duration) MessageOption {
 	return messageOption(func(o *outgoing) error {
 		if d <= 0 {
 			return fmt.Errorf("agentbus: ExpiresIn(%v): the message would be expired already", d)
+		}
+		if !o.expires.IsZero() {
+			return errors.New("agentbus: ExpiresIn is given twice")
 		}
 		o.expires = time.Now().Add(d)
 		return nil

@@ -3,27 +3,35 @@ package agentbus
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/keyring"
 	"github.com/sealbus/sealbus/policy"
 )
 
-// Publish seals a message and sends it to a topic, or to a subject below one: "prices", "prices.eu.de".
+// Publish seals a message and sends it to a topic, or to a subject below one: "prices", "prices.eu.de". Whoever is
+// subscribed then and holds the key receives it, this agent's own subscriptions included. Messages of calls that
+// follow one another arrive in that order.
 //
 // On a topic that the policy does not retain, delivery is at most once: Publish returns when the frame is
-// handed over to the connection, as nats.go's own Publish does, and Flush waits until the broker has it.
-// Whoever is subscribed then and holds the key receives it. On a retained topic Publish returns after the
-// broker has acknowledged that the frame is on its disk; if the acknowledgement does not come it is an
-// error, and the frame may be stored or not.
+// handed over to the connection, as nats.go's own Publish does, and Flush waits until the broker has it. While the
+// connection is away up to 8 MiB of frames wait for it, and go out when it is back; then Publish fails with
+// ErrDisconnected. Receivers refuse what is older than the topic's max_age by then. What was handed over in the
+// moments before the connection was lost may be lost with it.
+//
+// On a retained topic Publish returns after the broker has acknowledged that the frame is on its disk. Where the
+// acknowledgement does not come, because the connection is lost or the broker restarts, it sends the same frame
+// again until ctx ends (after Config.RequestTimeout if ctx has no deadline); the broker stores it once. After an
+// error the frame may be stored or not.
 //
 // The first Publish to a topic waits for the channel's key: a few milliseconds where a subscriber is
-// connected, up to about two seconds where subscribers are known but do not answer. Everything that can be
-// checked is checked at the call: the subject, the sizes, whether the policy lets this agent publish there.
+// connected or nobody has ever been, up to about two seconds where subscribers are known but do not answer. What
+// is published before anybody has subscribed is sealed under a provisional key, which the first subscriber gets too.
+// Everything that can be checked is checked at the call: the subject, the sizes, whether the policy lets this
+// agent publish there.
 func (b *Bus) Publish(ctx context.Context, subject string, payload []byte, options ...MessageOption) error {
 	if err := policy.CheckSubject(subject); err != nil {
 		return err
@@ -37,84 +45,109 @@ func (b *Bus) Publish(ctx context.Context, subject string, payload []byte, optio
 	if err != nil {
 		return err
 	}
-	s, err := b.sender(ctx, ch)
+	frame, id, err := b.seal(ctx, ch, &keyring.Draft{Kind: envelope.KindEvent, Recipient: subject, Expires: o.expires,
+		Messages: []envelope.Message{{Headers: o.headers, Payload: payload}}})
 	if err != nil {
 		return err
 	}
-	frame, id, err := s.Seal(nil, &keyring.Draft{Kind: envelope.KindEvent, Recipient: subject, Expires: o.expires,
-		Messages: []envelope.Message{{Headers: o.headers, Payload: payload}}})
-	if err != nil {
-		return sealError(err)
+	if settings, _ := p.Settings(ch); settings.Retain > 0 {
+		err = b.store.append(ctx, policy.TopicStream(ch.Name()), policy.TopicSubject(subject), frame, id)
+	} else {
+		err = b.send(&nats.Msg{Subject: policy.TopicSubject(subject), Data: frame})
 	}
-	settings, _ := p.Settings(ch)
-	if settings.Retain > 0 {
-		_, err = b.js.Publish(ctx, policy.TopicSubject(subject), frame, jetstream.WithMsgID(id.String()),
-			jetstream.WithExpectStream(policy.TopicStream(ch.Name())))
-		if err != nil {
-			return fmt.Errorf("agentbus: publishing to the retained topic %s was not acknowledged: %w", ch.Name(), err)
-		}
-	} else if err = b.send(&nats.Msg{Subject: policy.TopicSubject(subject), Data: frame}); err != nil {
+	if err != nil {
 		return err
 	}
 	b.counts.published.Add(1)
 	return nil
 }
 
-// Flush waits until the broker has everything that was handed over before.
+// Flush waits until the broker has everything that was handed over before. It fails when the connection is lost
+// meanwhile: then it is not known.
 func (b *Bus) Flush(ctx context.Context) error {
-	if b.closed() {
+	if b.closed() && !b.ofHandler(ctx) {
 		return ErrClosed
 	}
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, b.config.RequestTimeout)
-		defer cancel()
-	}
-	if err := b.nc.FlushWithContext(ctx); err != nil {
-		return fmt.Errorf("agentbus: flush: %w", err)
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	if err := b.wire.flush(ctx); err != nil {
+		return b.wireError("flush", err)
 	}
 	return nil
 }
 
-// sender returns the one sender, and so the one session, that this bus has for a channel.
-func (b *Bus) sender(ctx context.Context, ch policy.Channel) (*keyring.Sender, error) {
-	if b.closed() {
-		return nil, ErrClosed
+// seal seals a draft in the one session that this bus has on a channel. It waits for a key where there is none:
+// at first, and when a policy has just taken the channel from somebody.
+func (b *Bus) seal(ctx context.Context, ch policy.Channel, d *keyring.Draft) ([]byte, ulid.ULID, error) {
+	if b.closed() && !b.ofHandler(ctx) {
+		return nil, ulid.ULID{}, ErrClosed
 	}
-	return b.anySender(ctx, ch)
-}
-
-// anySender is sender also while Close waits for handlers, whose replies still go out.
-func (b *Bus) anySender(ctx context.Context, ch policy.Channel) (*keyring.Sender, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, ulid.ULID{}, err
 	}
 	if s, ok := b.senders.Load(ch); ok {
-		return s.(*keyring.Sender), nil
+		frame, id, err := s.(*keyring.Sender).Seal(nil, d)
+		if !errors.Is(err, keyring.ErrNoKey) {
+			return frame, id, ownError(err)
+		}
 	}
-	s, err := b.ring.Sender(ctx, ch)
-	if err != nil {
-		return nil, err
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	ctx, cancel = b.untilClosed(ctx)
+	defer cancel()
+	for {
+		s, err := b.ring.Sender(ctx, ch)
+		if err != nil {
+			return nil, ulid.ULID{}, b.closedOr(ctx, err)
+		}
+		kept, _ := b.senders.LoadOrStore(ch, s)
+		frame, id, err := kept.(*keyring.Sender).Seal(nil, d)
+		if !errors.Is(err, keyring.ErrNoKey) || ctx.Err() != nil {
+			return frame, id, ownError(err)
+		}
 	}
-	kept, _ := b.senders.LoadOrStore(ch, s)
-	return kept.(*keyring.Sender), nil
 }
 
+// send hands a frame over.
 func (b *Bus) send(m *nats.Msg) error {
-	err := b.nc.PublishMsg(m)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
-		return ErrClosed
-	default:
-		return fmt.Errorf("agentbus: sending: %w", err)
+	if err := b.wire.publish(m); err != nil {
+		return b.wireError("sending", err)
 	}
+	return nil
 }
 
-func sealError(err error) error {
-	if errors.Is(err, keyring.ErrTooLarge) {
-		return fmt.Errorf("%w: %w", ErrTooLarge, err)
+// handlerOf is the key under which a handler's context has its bus: a handler may finish its work while Close
+// waits for it.
+type handlerOf struct{}
+
+func (b *Bus) handlerContext(parent context.Context) context.Context {
+	return context.WithValue(parent, handlerOf{}, b)
+}
+
+func (b *Bus) ofHandler(ctx context.Context) bool { return ctx.Value(handlerOf{}) == b }
+
+// untilClosed returns a context that also ends when Close begins, or, for a handler, gives up waiting.
+func (b *Bus) untilClosed(ctx context.Context) (context.Context, context.CancelFunc) {
+	bounded, cancel := context.WithCancelCause(ctx)
+	if b.ofHandler(ctx) {
+		stop := context.AfterFunc(b.ctx, func() { cancel(ErrClosed) })
+		return bounded, func() { stop(); cancel(nil) }
 	}
-	return err
+	ended := make(chan struct{})
+	go func() {
+		select {
+		case <-b.stopped:
+			cancel(ErrClosed)
+		case <-ended:
+		}
+	}()
+	return bounded, func() { close(ended); cancel(nil) }
+}
+
+// closedOr returns ErrClosed where that is why a context of untilClosed has ended, else err.
+func (b *Bus) closedOr(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), ErrClosed) {
+		return ErrClosed
+	}
+	return ownError(err)
 }

@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 	"github.com/oklog/ulid/v2"
 
 	"github.com/sealbus/sealbus/identity"
@@ -24,7 +23,8 @@ import (
 // Delivery is at most once: without an answer it is not known whether the handler ran. The error is ctx's
 // when time ran out (after Config.RequestTimeout if ctx has no deadline), ErrNoResponder when nobody serves
 // there, a *RemoteError when the handler returned one, ErrNotEntitled when the policy has no direct rule for
-// the two. A responder refuses the request once ctx's deadline has passed.
+// the two. A responder refuses the request once ctx's deadline has passed, and its handler's context ends with it.
+// A request that is sent while the connection is away waits for it, as Publish does.
 func (b *Bus) Request(ctx context.Context, agent string, payload []byte, options ...MessageOption) (*Message, error) {
 	if err := identity.CheckName(agent); err != nil {
 		return nil, err
@@ -44,11 +44,16 @@ func (b *Bus) Request(ctx context.Context, agent string, payload []byte, options
 }
 
 // RequestService asks a service and returns the reply of the one of its servers that took the request. All
-// of the service's servers can read the request, only the caller the reply. Otherwise it is as Request.
+// of the service's servers can read the request, only the caller the reply. Otherwise it is as Request. An agent
+// that serves the service itself cannot also call it: it might be asked to answer itself.
 func (b *Bus) RequestService(ctx context.Context, service string, payload []byte, options ...MessageOption) (*Message, error) {
 	ch, err := b.ring.Policy().ServiceChannel(service)
 	if err != nil {
 		return nil, err
+	}
+	if b.ring.Policy().CanRead(ch, b.self.Name()) {
+		return nil, fmt.Errorf("agentbus: %s serves %s and cannot call it: call what the handler does, or use an agent that does not serve it",
+			b.self.Name(), service)
 	}
 	return b.request(ctx, ch, policy.ServiceSubject(service), service, payload, options)
 }
@@ -58,23 +63,16 @@ func (b *Bus) request(ctx context.Context, ch policy.Channel, subject, recipient
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, b.config.RequestTimeout)
-		defer cancel()
-	}
-	if d, _ := ctx.Deadline(); o.expires.IsZero() || d.Before(o.expires) {
-		// The responder's clock may be ahead of this one; it still must not refuse what is in time.
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	// The responder's clock may be ahead of this one; it still must not refuse what is in time.
+	if d, _ := ctx.Deadline(); o.expires.IsZero() || d.Add(keyring.MaxClockLead).Before(o.expires) {
 		o.expires = d.Add(keyring.MaxClockLead)
 	}
-	s, err := b.sender(ctx, ch)
-	if err != nil {
-		return nil, err
-	}
-	frame, id, err := s.Seal(nil, &keyring.Draft{Kind: envelope.KindRequest, Recipient: recipient, Expires: o.expires,
+	frame, id, err := b.seal(ctx, ch, &keyring.Draft{Kind: envelope.KindRequest, Recipient: recipient, Expires: o.expires,
 		Messages: []envelope.Message{{Headers: o.headers, Payload: payload}}})
 	if err != nil {
-		return nil, sealError(err)
+		return nil, err
 	}
 	p := &pending{channel: ch, to: recipient, done: make(chan answer, 1)}
 	reply, err := b.replies.expect(id, p)
@@ -86,10 +84,16 @@ func (b *Bus) request(ctx context.Context, ch policy.Channel, subject, recipient
 		return nil, err
 	}
 	b.counts.published.Add(1)
+	closing := b.stopped
+	if b.ofHandler(ctx) {
+		closing = nil
+	}
 	select {
 	case a := <-p.done:
 		return a.message, a.err
-	case <-b.stopped:
+	case <-closing:
+		return nil, ErrClosed
+	case <-b.ctx.Done():
 		return nil, ErrClosed
 	case <-ctx.Done():
 		return nil, fmt.Errorf("agentbus: no answer from %s: %w", recipient, ctx.Err())
@@ -114,7 +118,7 @@ type replies struct {
 	bus    *Bus
 	prefix string
 	in     *intake
-	sub    *nats.Subscription
+	route  *route
 	ended  chan struct{}
 	once   sync.Once
 
@@ -127,18 +131,19 @@ func (b *Bus) listenForReplies(ctx context.Context) (*replies, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &replies{bus: b, prefix: policy.InboxPrefix(b.self.Name()) + "." + nuid.Next() + ".",
-		waiting: make(map[ulid.ULID]*pending), ended: make(chan struct{})}
+	r := &replies{bus: b, prefix: b.wire.inbox(), waiting: make(map[ulid.ULID]*pending), ended: make(chan struct{})}
 	r.in = newIntake(b, rc, &b.counts)
 	r.in.want, r.in.deliver, r.in.control = r.want, r.deliver, r.noResponder
-	if r.sub, err = b.nc.ChanSubscribe(r.prefix+"*", r.in.arrived); err != nil {
-		return nil, err
-	}
+	r.route = &route{subject: r.prefix + "*", inlet: r.in.inlet}
 	go func() {
 		r.in.run()
 		close(r.ended)
 	}()
-	if err := b.nc.FlushWithContext(ctx); err != nil {
+	err = b.wire.add(r.route)
+	if err == nil {
+		err = b.wire.settle(ctx, r.route)
+	}
+	if err != nil {
 		r.end()
 		return nil, err
 	}
@@ -147,8 +152,8 @@ func (b *Bus) listenForReplies(ctx context.Context) (*replies, error) {
 
 func (r *replies) end() {
 	r.once.Do(func() {
-		_ = r.sub.Unsubscribe() // fails only when the connection is closed, which ends it too
-		close(r.in.stop)
+		r.bus.wire.drop(r.route)
+		r.in.inlet.end()
 	})
 	<-r.ended
 }
@@ -168,12 +173,6 @@ func (r *replies) forget(id ulid.ULID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.waiting, id)
-}
-
-func (r *replies) idle() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.waiting) == 0
 }
 
 // find returns the request that a reply subject is for.
@@ -216,16 +215,25 @@ func (r *replies) deliver(m *nats.Msg, o *keyring.Opened) {
 			Sender: o.Sender.String(), ID: o.ID, Detail: "does not serve " + p.to})
 		return
 	}
+	if len(o.Messages) != 1 {
+		r.bus.reject(&r.bus.counts, m, notOne(o))
+		return
+	}
 	a := answer{message: newMessage(p.to, o, &o.Messages[0])}
 	if o.Kind == envelope.KindError {
-		a = answer{err: &RemoteError{Agent: o.Sender.Name(), Text: string(a.message.Payload),
-			overloaded: a.message.Header(headerOverloaded) != ""}}
+		a = answer{err: newRemoteError(a.message)}
 	}
 	select {
 	case p.done <- a:
 	default: // answered already
 		r.bus.counts.late.Add(1)
 	}
+}
+
+// notOne rejects a request or reply that is several messages: only its sender can have made that.
+func notOne(o *keyring.Opened) *keyring.Rejection {
+	return &keyring.Rejection{Reason: keyring.BadContent, Channel: o.Channel.String(), Sender: o.Sender.String(), ID: o.ID,
+		Detail: "a request or reply is one message"}
 }
 
 // noResponder takes the server's own message that nobody is subscribed. It reports whether m was one.

@@ -6,19 +6,22 @@ import (
 	"github.com/sealbus/sealbus/keyring"
 )
 
-// Stats are counts since a Bus connected or a Subscription began.
+// Stats are counts since a Bus connected or a Subscription began. A Bus's are those of all its subscriptions, also of
+// those that have ended, and of what it does besides them.
 type Stats struct {
-	Published     uint64 // messages handed over or, if retained, acknowledged
+	Published     uint64 // messages handed over or, if retained, acknowledged; requests too, replies not
 	Received      uint64 // messages that passed every check
 	Handled       uint64 // handler calls that returned nil
 	HandlerErrors uint64 // handler calls that returned an error
 	Panics        uint64 // handler calls that panicked
-	Dropped       uint64 // messages that found a buffer full
-	Lost          uint64 // messages missing from senders' sequences; counted where a whole channel is read
+	Dropped       uint64 // frames and messages that found a buffer full, requests that expired in it
+	Lost          uint64 // frames missing from senders' sessions, where a whole topic is read; see the package's text
 	Late          uint64 // replies that nobody waited for any more
-	Reconnects    uint64
-	Skipped       uint64 // entries of the store that were not believed
-	Rejected      map[keyring.Reason]uint64
+	Reconnects    uint64 // connections made after the first: after a loss, or to show a renewed certificate
+	Skipped       uint64 // entries of the store, policies among them, that were not believed
+
+	// Rejected counts the frames that were not accepted.
+	Rejected map[keyring.Reason]uint64
 }
 
 // counters counts for one subscription, or for what a bus does besides them.

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/sealbus/sealbus/keyring"
 	"github.com/sealbus/sealbus/policy"
@@ -16,10 +18,7 @@ import (
 
 // store is the keyring's Store over the broker's buckets. It needs no consumer and no stream information,
 // so an agent has no right to either.
-type store struct {
-	nc *nats.Conn
-	js jetstream.JetStream
-}
+type store struct{ wire *wire }
 
 // feeds says under which prefix the live updates of a bucket arrive.
 var feeds = map[string]string{
@@ -30,7 +29,9 @@ var feeds = map[string]string{
 func (s *store) Get(ctx context.Context, bucket, key string) ([]byte, error) {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	m, err := s.nc.RequestWithContext(ctx, policy.DirectGet(bucket, key), nil)
+	l, done := s.wire.use()
+	defer done()
+	m, err := l.nc.RequestWithContext(ctx, policy.DirectGet(bucket, key), nil)
 	if err != nil {
 		return nil, storeError(err)
 	}
@@ -46,7 +47,9 @@ func (s *store) Get(ctx context.Context, bucket, key string) ([]byte, error) {
 func (s *store) Put(ctx context.Context, bucket, key string, value []byte) error {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	_, err := s.js.Publish(ctx, policy.BucketSubject(bucket, key), value, jetstream.WithExpectStream(policy.StreamOfBucket(bucket)))
+	l, done := s.wire.use()
+	defer done()
+	_, err := l.js.Publish(ctx, policy.BucketSubject(bucket, key), value, jetstream.WithExpectStream(policy.StreamOfBucket(bucket)))
 	return storeError(err)
 }
 
@@ -56,15 +59,17 @@ func (s *store) Put(ctx context.Context, bucket, key string, value []byte) error
 func (s *store) List(ctx context.Context, bucket, filter string) (list []keyring.Entry, err error) {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	inbox := s.nc.NewInbox()
-	sub, err := s.nc.SubscribeSync(inbox)
+	l, done := s.wire.use()
+	defer done()
+	inbox := l.nc.NewInbox()
+	sub, err := l.nc.SubscribeSync(inbox)
 	if err != nil {
 		return nil, storeError(err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed, which ends it too
 	for next := uint64(1); ; {
 		request := fmt.Appendf(nil, `{"seq":%d,"batch":%d,"next_by_subj":%q}`, next, listBatch, policy.BucketSubject(bucket, filter))
-		if err := s.nc.PublishRequest(policy.DirectGet(bucket, ""), inbox, request); err != nil {
+		if err := l.nc.PublishRequest(policy.DirectGet(bucket, ""), inbox, request); err != nil {
 			return nil, storeError(err)
 		}
 		page, last, more, err := readPage(ctx, sub, bucket)
@@ -74,8 +79,8 @@ func (s *store) List(ctx context.Context, bucket, filter string) (list []keyring
 		if list = append(list, page...); !more {
 			return list, nil
 		}
-		if last < next {
-			return nil, errors.New("agentbus: the broker's store lists its entries in no order")
+		if last < next || len(list) > maxListed {
+			return nil, fmt.Errorf("agentbus: the broker's store lists its entries of %s in no order, or more than %d", filter, maxListed)
 		}
 		next = last + 1
 	}
@@ -138,17 +143,29 @@ func (s *store) Follow(ctx context.Context, bucket, filter string, fn func(keyri
 	if !ok {
 		return nil, fmt.Errorf("agentbus: bucket %s has no live updates", bucket)
 	}
-	sub, err := s.nc.Subscribe(prefix+filter, func(m *nats.Msg) {
-		fn(keyring.Entry{Key: strings.TrimPrefix(m.Subject, prefix), Value: m.Data})
-	})
-	if err != nil {
-		return nil, storeError(err)
+	r := &route{subject: prefix + filter, fn: func(m *nats.Msg) {
+		if key := strings.TrimPrefix(m.Subject, prefix); isUpdate(m, bucket, key) {
+			fn(keyring.Entry{Key: key, Value: m.Data})
+		}
+	}}
+	if err := s.wire.add(r); err != nil {
+		return nil, err
 	}
 	// The subscription must stand before what is there already is listed, or an entry could slip between.
-	if err := s.nc.FlushWithContext(ctx); err != nil {
-		return nil, errors.Join(storeError(err), sub.Unsubscribe())
+	if err := s.wire.settle(ctx, r); err != nil {
+		s.wire.drop(r)
+		return nil, err
 	}
-	return func() { _ = sub.Unsubscribe() }, nil
+	return func() { s.wire.drop(r) }, nil
+}
+
+// isUpdate reports whether a message on a feed is the bucket's own update of a key. The broker does not check where
+// an agent asks for answers to be sent, so that any agent can have an entry of its own arrive on a feed, as an answer
+// to a read; but the server names that entry's key in it, and not the feed's.
+func isUpdate(m *nats.Msg, bucket, key string) bool {
+	stream, _ := storedHeader(m, headerStream)
+	subject, _ := storedHeader(m, headerSubject)
+	return stream == policy.StreamOfBucket(bucket) && subject == policy.BucketSubject(bucket, key)
 }
 
 func storeError(err error) error {
@@ -168,4 +185,43 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, storeTimeout)
+}
+
+// append puts a frame into a stream and returns when the broker has acknowledged it. The frame's id keeps one that
+// is sent twice from being stored twice.
+func (s *store) append(ctx context.Context, stream, subject string, frame []byte, id ulid.ULID) error {
+	b := s.wire.bus
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	ctx, cancel = b.untilClosed(ctx)
+	defer cancel()
+	for {
+		err := s.appendOnce(ctx, stream, subject, frame, id)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil && (errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) ||
+			errors.Is(err, jetstream.ErrNoStreamResponse)) {
+			pause(ctx, minReconnect)
+			continue
+		}
+		return b.closedOr(ctx, fmt.Errorf("agentbus: publishing to %s was not acknowledged: %w", stream, err))
+	}
+}
+
+func (s *store) appendOnce(ctx context.Context, stream, subject string, frame []byte, id ulid.ULID) error {
+	l, done := s.wire.use()
+	defer done()
+	_, err := l.js.Publish(ctx, subject, frame, jetstream.WithMsgID(id.String()), jetstream.WithExpectStream(stream))
+	return err
+}
+
+// pause waits a moment.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }

@@ -15,8 +15,10 @@ import (
 	"github.com/sealbus/sealbus/policy"
 )
 
-// Handler handles one message. Its context ends when the bus gives up waiting for it at Close. An error and
-// a panic are counted and handed to Config.OnError; the message is not delivered again, and the
+// Handler handles one message. Its context ends when the bus or the subscription gives up waiting for it. With that
+// context the bus can still be used for publishing and requests while Close waits for the handler.
+//
+// An error and a panic are counted and handed to Config.OnError; the message is not delivered again, and the
 // subscription goes on.
 type Handler func(ctx context.Context, m *Message) error
 
@@ -25,8 +27,10 @@ type Subscription struct {
 	bus    *Bus
 	in     *intake
 	counts counters
-	subs   []*nats.Subscription
+	routes []*route
 
+	ctx     context.Context // of the handlers
+	cancel  context.CancelFunc
 	workers sync.WaitGroup
 	ended   chan struct{} // intake and workers have returned
 	once    sync.Once
@@ -41,7 +45,9 @@ type Subscription struct {
 // Delivery is at most once. It returns when the broker has the subscription and this agent holds the
 // channel's key, for which a first subscriber does not wait. A handler that is slower than its messages
 // has up to Config.Buffer of them wait; what comes after is dropped, counted and logged. Frames that fail a
-// check are counted by reason and handed to Config.OnReject; they never stop a subscription.
+// check are counted by reason and handed to Config.OnReject; they never stop a subscription. When a later policy
+// takes the right to read the topic from this agent, the subscription stays and all that comes is rejected as
+// NotEntitled, until a policy gives the right back.
 //
 // ctx bounds subscribing, not the subscription.
 func (b *Bus) Subscribe(ctx context.Context, pattern string, handler Handler) (*Subscription, error) {
@@ -56,13 +62,14 @@ func (b *Bus) Subscribe(ctx context.Context, pattern string, handler Handler) (*
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
 	rc, err := b.receiver(ctx, ch)
 	if err != nil {
 		return nil, err
 	}
 	s := b.newSubscription(rc)
 	s.in.whole = pattern == topic+".>" // only who reads the whole channel can tell what is missing
-	queue := make(chan *Message, b.config.Buffer)
 	s.in.want = func(m *nats.Msg) (keyring.Want, error) {
 		subject, ok := policy.CutTopicSubject(m.Subject)
 		if !ok || !matches(pattern, subject) {
@@ -70,25 +77,20 @@ func (b *Bus) Subscribe(ctx context.Context, pattern string, handler Handler) (*
 		}
 		return keyring.Want{Kinds: keyring.Kinds(envelope.KindEvent), Recipient: subject}, nil
 	}
+	box := newMailbox(b.config.Buffer, (*Message).size)
 	s.in.deliver = func(m *nats.Msg, o *keyring.Opened) {
 		subject, _ := policy.CutTopicSubject(m.Subject)
 		for i := range o.Messages {
-			select {
-			case queue <- newMessage(subject, o, &o.Messages[i]):
-			default:
+			if !box.offer(newMessage(subject, o, &o.Messages[i])) {
 				s.dropped(m.Subject)
 			}
 		}
 	}
-	s.workers.Go(func() {
-		for m := range queue {
-			s.handle(m, handler)
-		}
-	})
-	return s.start(ctx, natsSubjects(pattern, topic), "", func() { close(queue) })
+	s.work(func() { box.each(func(m *Message) { s.handle(m, handler) }) })
+	return s.start(ctx, "", box.close, natsSubjects(pattern, topic)...)
 }
 
-// natsSubjects returns the subjects on NATS that a pattern takes. Both arrive in one channel, in order.
+// natsSubjects returns the subjects on NATS that a pattern takes. Both arrive in one inlet, in order.
 func natsSubjects(pattern, topic string) []string {
 	if pattern == topic+".>" {
 		return []string{policy.TopicSubject(topic), policy.TopicSubject(pattern)}
@@ -99,16 +101,21 @@ func natsSubjects(pattern, topic string) []string {
 // matches reports whether a subject is one that a pattern takes. The broker's word is not enough: it could
 // deliver a frame of another subject of the channel here.
 func matches(pattern, subject string) bool {
-	p, s := strings.Split(pattern, "."), strings.Split(subject, ".")
-	for i, token := range p {
+	for first := true; ; first = false {
+		p, patternRest, patternMore := strings.Cut(pattern, ".")
+		s, subjectRest, subjectMore := strings.Cut(subject, ".")
 		switch {
-		case token == ">":
-			return len(s) > i || i == 1 && len(s) == 1
-		case i >= len(s) || token != "*" && token != s[i]:
+		case p == ">":
+			return true
+		case p != "*" && p != s:
+			return false
+		case !subjectMore:
+			return !patternMore || first && patternRest == ">"
+		case !patternMore:
 			return false
 		}
+		pattern, subject = patternRest, subjectRest
 	}
-	return len(p) == len(s)
 }
 
 // receiver joins a channel and returns a receiver for it.
@@ -118,81 +125,108 @@ func (b *Bus) receiver(ctx context.Context, ch policy.Channel) (*keyring.Receive
 	}
 	rc, err := b.ring.Receiver(ch)
 	if err != nil {
-		return nil, err
+		return nil, ownError(err)
 	}
-	return rc, b.ring.Join(ctx, ch)
+	ctx, cancel := b.untilClosed(ctx)
+	defer cancel()
+	if err := b.ring.Join(ctx, ch); err != nil {
+		return nil, b.closedOr(ctx, err)
+	}
+	return rc, nil
 }
 
 func (b *Bus) newSubscription(rc *keyring.Receiver) *Subscription {
 	s := &Subscription{bus: b, ended: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancel(b.handlerContext(b.ctx))
 	s.in = newIntake(b, rc, &s.counts)
 	return s
 }
 
+// work runs a loop over a mailbox in a goroutine of its own, until the mailbox is closed.
+func (s *Subscription) work(loop func()) {
+	s.workers.Go(func() {
+		returned := false
+		defer func() {
+			if !returned { // a handler has called runtime.Goexit, as testing's FailNow does
+				s.counts.panics.Add(1)
+				s.bus.log.Error("handler ended its goroutine")
+				s.work(loop)
+			}
+		}()
+		loop()
+		returned = true
+	})
+}
+
 // start subscribes on NATS and begins. finish is called when the last frame has been handed on.
-func (s *Subscription) start(ctx context.Context, subjects []string, group string, finish func()) (*Subscription, error) {
-	var err error
+func (s *Subscription) start(ctx context.Context, group string, finish func(), subjects ...string) (*Subscription, error) {
 	for _, subject := range subjects {
-		var sub *nats.Subscription
-		if sub, err = s.bus.nc.ChanQueueSubscribe(subject, group, s.in.arrived); err != nil {
-			break
-		}
-		s.subs = append(s.subs, sub)
+		s.routes = append(s.routes, &route{subject: subject, group: group, inlet: s.in.inlet})
 	}
 	go func() {
 		s.in.run()
 		finish()
 		s.workers.Wait()
+		s.cancel()
 		s.bus.remove(s)
 		close(s.ended)
 	}()
+	err := s.bus.add(s)
 	if err == nil {
-		err = s.bus.add(s)
+		err = s.bus.wire.add(s.routes...)
 	}
 	if err == nil {
-		err = s.bus.Flush(ctx)
+		ctx, cancel := s.bus.untilClosed(ctx)
+		defer cancel()
+		if err = s.bus.wire.settle(ctx, s.routes...); err != nil {
+			err = s.bus.closedOr(ctx, err)
+		}
 	}
 	if err != nil {
-		s.Stop()
-		return nil, fmt.Errorf("agentbus: subscribing: %w", err)
+		return nil, errors.Join(err, s.Stop())
 	}
 	return s, nil
 }
 
-// Stop ends the subscription: nothing new arrives, what has arrived is handled, then it returns. It is
-// idempotent. Called from the subscription's own handler it would wait for itself; use a goroutine there.
-func (s *Subscription) Stop() {
+// Stop ends the subscription: nothing new arrives, what has arrived is handled, then it returns. A message whose key
+// is still on its way is waited for, up to 5 seconds. It waits up to 30 seconds for handlers, then cancels their
+// contexts and returns an error. It is idempotent, and every call waits. A handler that calls it for its own
+// subscription waits for itself: let it use a goroutine.
+func (s *Subscription) Stop() error {
 	s.begin()
-	<-s.ended
+	ctx, cancel := context.WithTimeout(context.Background(), s.bus.config.closeTimeout)
+	defer cancel()
+	return s.wait(ctx)
 }
 
+// begin begins to stop.
 func (s *Subscription) begin() {
 	s.once.Do(func() {
-		for _, sub := range s.subs {
-			_ = sub.Unsubscribe() // fails only when the connection is closed, which ends it too
-		}
-		close(s.in.stop)
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+			defer cancel()
+			s.bus.wire.drain(ctx, s.routes)
+			s.in.inlet.end()
+		}()
 	})
 }
 
-// wait waits for the end, or says that handlers are still running.
+// wait waits for the end, or cancels the handlers that are still running and says so.
 func (s *Subscription) wait(ctx context.Context) error {
 	select {
 	case <-s.ended:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("agentbus: a handler has not returned within %v; its context is cancelled", closeTimeout)
+		s.cancel()
+		return fmt.Errorf("agentbus: a handler has not returned within %v; its context is cancelled", s.bus.config.closeTimeout)
 	}
 }
 
-// Stats returns what the subscription has counted.
+// Stats returns what the subscription has counted. They stay as they are when it has ended, and remain part of
+// the bus's.
 func (s *Subscription) Stats() Stats {
 	st := s.counts.stats()
-	for _, sub := range s.subs {
-		if n, err := sub.Dropped(); err == nil {
-			st.Dropped += uint64(n)
-		}
-	}
+	st.Dropped += s.in.inlet.lost.Load()
 	return st
 }
 
@@ -204,7 +238,7 @@ func (s *Subscription) dropped(subject string) {
 
 // handle runs a handler on a message and counts what came of it.
 func (s *Subscription) handle(m *Message, handler Handler) {
-	err := protect(func() error { return handler(s.bus.ctx, m) })
+	err := protect(func() error { return handler(s.ctx, m) })
 	if err != nil {
 		s.bus.failed(&s.counts, m.Subject, err)
 		return

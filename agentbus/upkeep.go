@@ -1,13 +1,13 @@
 package agentbus
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"time"
 
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/keyring"
+	"github.com/sealbus/sealbus/policy"
 )
 
 // newPolicy puts a policy in force that the broker has just been given. The keyring believes it only if an
@@ -19,6 +19,11 @@ func (b *Bus) newPolicy(e keyring.Entry) {
 		b.log.Error("policy refused", "error", err)
 		return
 	}
+	b.notePolicy(before)
+}
+
+// notePolicy logs that there is another policy than before.
+func (b *Bus) notePolicy(before *policy.Policy) {
 	if p := b.ring.Policy(); p != before {
 		b.log.Info("policy in force", "revision", p.Revision())
 	}
@@ -33,42 +38,51 @@ func (b *Bus) refreshSoon() {
 }
 
 // keepUp renews what a long life of a bus needs: the card when the certificate is renewed, and everything
-// that was missed while the connection was away.
+// that was missed while the connection was away. What fails is tried again at the next tick.
 func (b *Bus) keepUp() {
-	ticker := time.NewTicker(renewEvery)
+	ticker := time.NewTicker(b.config.renewEvery)
 	defer ticker.Stop()
-	shown := b.leaf()
+	due := false
 	for {
-		refresh := false
 		select {
 		case <-b.stopped:
 			return
 		case <-b.renew:
-			refresh = true
+			due = true
 		case <-ticker.C:
 		}
-		leaf := b.leaf()
-		renewed := leaf != nil && (shown == nil || !bytes.Equal(leaf.Raw, shown.Raw))
-		if refresh || renewed {
-			if err := b.refresh(); err != nil {
-				b.log.Warn("refreshing keys and policy failed; trying again", "error", err)
-				continue
-			}
-		}
-		// The broker ends a connection with its certificate, so a new connection shows the new one: when
-		// nothing waits for an answer, or at the last moment.
-		if renewed && (b.replies.idle() || time.Until(shown.NotAfter) < renewMargin) {
-			b.log.Info("certificate renewed", "until", leaf.NotAfter)
-			shown = leaf
-			if err := b.nc.ForceReconnect(); err != nil {
-				b.log.Warn("reconnecting with the new certificate failed", "error", err)
-			}
-		}
+		due = b.keepUpOnce(due)
 	}
 }
 
-// leaf returns the certificate that the source holds now, nil if it has none.
-func (b *Bus) leaf() *x509.Certificate {
+// keepUpOnce does what is due, and reports whether it still is.
+func (b *Bus) keepUpOnce(due bool) bool {
+	leaf := b.ownLeaf()
+	if due || leaf != nil && !leaf.Equal(b.leaf.Load()) {
+		if err := b.refresh(); err != nil {
+			b.log.Warn("refreshing keys and policy failed; trying again", "error", err)
+			return true
+		}
+		b.leaf.Store(leaf)
+	}
+	// The broker ends a connection with the certificate that it was made with, so the new one needs a new one.
+	// While the connection is away nats.go makes one in any case.
+	if leaf == nil || leaf.Equal(b.wire.shown.Load()) || !b.wire.current().IsConnected() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, refreshTimeout)
+	defer cancel()
+	if err := b.wire.replace(ctx); err != nil {
+		b.log.Warn("connecting with the renewed certificate failed; trying again", "error", err)
+		return false
+	}
+	b.counts.reconnects.Add(1)
+	b.log.Info("connected with the renewed certificate", "until", leaf.NotAfter)
+	return false
+}
+
+// ownLeaf returns the certificate that the source holds now, nil if it has none.
+func (b *Bus) ownLeaf() *x509.Certificate {
 	_, svid, err := identity.Self(b.config.Identity)
 	if err != nil {
 		return nil
@@ -79,5 +93,8 @@ func (b *Bus) leaf() *x509.Certificate {
 func (b *Bus) refresh() error {
 	ctx, cancel := context.WithTimeout(b.ctx, refreshTimeout)
 	defer cancel()
-	return b.ring.Refresh(ctx)
+	before := b.ring.Policy()
+	err := b.ring.Refresh(ctx)
+	b.notePolicy(before)
+	return err
 }

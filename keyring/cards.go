@@ -50,6 +50,11 @@ func signCard(o *own, src identity.Source, now time.Time) (raw []byte, expires t
 		return nil, time.Time{}, err
 	}
 	expires = svid.Certificates[0].NotAfter
+	for _, cert := range svid.Certificates[1:] {
+		if cert.NotAfter.Before(expires) {
+			expires = cert.NotAfter
+		}
+	}
 	raw, err = identity.SignSVIDStatement(typeCard, cardClaims{
 		IssuedAt: now.Unix(), Agent: self.String(), Card: o.card.String(),
 		HPKE: b64.EncodeToString(o.hpkePublic), Ed25519: b64.EncodeToString(o.signingPublic),
@@ -98,18 +103,24 @@ func verifyCard(raw []byte, bundles identity.Source, self identity.ID, agent str
 	return &card{agent: who, id: id, keys: keys, expires: expires}, nil
 }
 
-// cardBox keeps verified cards, fetching them when they are named.
+// cardBox keeps verified cards, fetching them when they are named. An agent chooses the id of its card, and
+// may choose another's: so a card is kept under both.
 type cardBox struct {
 	mu    sync.RWMutex
-	cards map[ulid.ULID]*card
+	cards map[cardName]*card
+}
+
+type cardName struct {
+	agent identity.ID
+	id    ulid.ULID
 }
 
 // cached returns the card if it is here and valid now. It does no I/O.
 func (b *cardBox) cached(agent identity.ID, id ulid.ULID, now time.Time) *card {
 	b.mu.RLock()
-	c := b.cards[id]
+	c := b.cards[cardName{agent, id}]
 	b.mu.RUnlock()
-	if c == nil || c.agent != agent || !c.validAt(now) {
+	if c == nil || !c.validAt(now) {
 		return nil
 	}
 	return c
@@ -119,7 +130,7 @@ func (b *cardBox) put(c *card) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.cards == nil {
-		b.cards = make(map[ulid.ULID]*card)
+		b.cards = make(map[cardName]*card)
 	}
 	if len(b.cards) >= maxCards {
 		for id := range b.cards { // any: a card that is needed again is fetched again
@@ -127,7 +138,7 @@ func (b *cardBox) put(c *card) {
 			break
 		}
 	}
-	b.cards[c.id] = c
+	b.cards[cardName{c.agent, c.id}] = c
 }
 
 // card returns agent's card, from the store if it is not here or has been renewed since.
@@ -142,8 +153,11 @@ func (r *Ring) card(ctx context.Context, agent identity.ID, id ulid.ULID) (*card
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	raw, err := a.store.Get(ctx, policy.BucketCards, policy.CardKey(agent.Name(), id.String()))
-	if err != nil {
+	if errors.Is(err, ErrNotFound) {
 		return nil, fmt.Errorf("card %s of %s: %w", id, agent.Name(), err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("card %s of %s: %w: %w", id, agent.Name(), errStore, err)
 	}
 	c, err := verifyCard(raw, a.src, a.self, agent.Name(), id, r.now())
 	if err != nil {

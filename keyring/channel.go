@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -33,12 +34,16 @@ type channel struct {
 	wake chan struct{}
 
 	// Only run touches what follows.
-	stops      []func()
-	statements map[keyName]*keyStatement
-	waiting    map[keyName]map[string]wrapEntry // wraps whose key statement has not arrived
-	joins      map[string]*join                 // by card
-	makeAt     time.Time                        // when to make a key if none has come; zero: no need
-	restored   []*chanKey
+	stops       []func()
+	statements  map[keyName]*keyStatement
+	waiting     map[keyName]map[string]wrapEntry // wraps whose key statement has not arrived
+	joins       map[joinName]*join
+	makeAt      time.Time // when to make a key if none has come; zero: no need
+	rotateAt    time.Time // when to make a key because the current one is due; zero: not this agent's to do
+	askAt       time.Time // when to join once more; zero: no need
+	unpublished *chanKey  // a key being made
+	judged      *view     // the policy that joins were last judged under
+	unread      error     // the store failed while an entry was looked at: the whole is looked at again
 }
 
 // event is an entry with how it came.
@@ -63,11 +68,13 @@ type chanKey struct {
 
 func (k *chanKey) name() keyName { return keyName{k.statement.id, k.statement.commitment} }
 
+// joinName tells joins apart. A card id alone would not do: who joins under another's could say that it left.
+type joinName struct{ name, card string }
+
 // join is somebody who asked for the channel's keys.
 type join struct {
-	name    string
-	card    string
-	left    bool
+	joinName
+	role    string          // what it was served as last; empty: it had no part in the channel
 	wrapped map[uint32]bool // key ids that it has been given, as far as is known
 	due     time.Time       // when to see to it; zero: not this agent's turn
 }
@@ -79,7 +86,7 @@ func newChannel(r *Ring, a *attachment, ch policy.Channel) *channel {
 		wake:       make(chan struct{}, 1),
 		statements: make(map[keyName]*keyStatement),
 		waiting:    make(map[keyName]map[string]wrapEntry),
-		joins:      make(map[string]*join),
+		joins:      make(map[joinName]*join),
 	}
 }
 
@@ -198,8 +205,17 @@ func (c *channel) step(ctx context.Context) error {
 		c.apply(ctx, e)
 	}
 	c.choose()
+	c.judge()
 	c.plan(ctx)
-	return c.duties(ctx)
+	err := c.duties(ctx)
+	if c.unread != nil {
+		err = errors.Join(err, c.unread)
+		c.unread = nil
+		c.mu.Lock()
+		c.stale = true
+		c.mu.Unlock()
+	}
+	return err
 }
 
 // sync subscribes to the channel's entries, then lists them, then asks for the keys, when it is asked to.
@@ -211,7 +227,7 @@ func (c *channel) sync(ctx context.Context) (err error) {
 		return nil
 	}
 	prefix, card := policy.KeyPrefix(c.ch), c.att.own.card.String()
-	filters := []string{prefix + ".k.>", prefix + ".w.*." + card + ".>", prefix + ".j.>"}
+	filters := []string{prefix + ".j.>", prefix + ".k.>", prefix + ".w.*." + card + ".>"}
 	if c.stops == nil {
 		for _, f := range filters {
 			stop, err := c.att.store.Follow(ctx, policy.BucketKeys, f, c.deliver)
@@ -235,10 +251,12 @@ func (c *channel) sync(ctx context.Context) (err error) {
 		}
 	}
 	if !joined {
-		key := policy.JoinKey(c.ch, c.att.self.Name(), card)
-		if err := c.att.store.Put(ctx, policy.BucketKeys, key, []byte(c.att.self.String())); err != nil {
+		if err := c.join(ctx); err != nil {
 			return err
 		}
+	}
+	for _, s := range c.statements {
+		s.asked = false
 	}
 	c.mu.Lock()
 	c.stale, c.lastErr = false, nil
@@ -260,10 +278,13 @@ func (c *channel) apply(ctx context.Context, e event) {
 	if err == nil && entry.Channel != c.ch {
 		err = errors.New("keyring: entry of another channel")
 	}
+	if err == nil && len(e.Value) > maxEntry {
+		err = fmt.Errorf("keyring: entry of %d bytes, at most %d are looked at", len(e.Value), maxEntry)
+	}
 	if err == nil {
 		switch entry.Kind {
 		case policy.EntryJoin:
-			c.applyJoin(entry, e)
+			err = c.applyJoin(entry, e)
 		case policy.EntryKey:
 			err = c.applyKey(ctx, entry, e.Value)
 		case policy.EntryWrap:
@@ -272,6 +293,9 @@ func (c *channel) apply(ctx context.Context, e event) {
 	}
 	if err != nil && ctx.Err() == nil {
 		c.att.report(Report{Key: e.Key, Err: err})
+	}
+	if errors.Is(err, errStore) {
+		c.unread = err
 	}
 }
 
@@ -340,30 +364,47 @@ func (c *channel) newer(a, b *keyStatement) bool {
 }
 
 // hold takes a key into use. A key under an id that another key has already is refused: whoever holds the
-// first would seal what whoever holds the second cannot read, or reads otherwise.
+// first would seal what whoever holds the second cannot read, or reads otherwise. But a reader's key takes the
+// place of a writer's, so that no writer keeps a reader's from anybody by choosing its id.
 func (c *channel) hold(k *chanKey) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if have := c.keys[k.statement.id]; have != nil {
-		if have.name() == k.name() {
+	have := c.keys[k.statement.id]
+	switch {
+	case have == nil:
+		c.forgetOldest()
+	case have.name() == k.name():
+		if have.reader && !k.reader || have.reader == k.reader && !c.outranks(k.statement, have.statement) {
 			return nil
 		}
+	case !c.outranks(k.statement, have.statement):
 		return fmt.Errorf("keyring: two keys under id %08x of %s: the one held first stays", k.statement.id, c.name)
-	}
-	if len(c.keys) >= maxKeysPerChan {
-		c.forgetOldest()
 	}
 	c.keys[k.statement.id] = k
 	c.broadcast()
 	return nil
 }
 
+// outranks reports whether a reader made the key of a, and a writer that of b.
+func (c *channel) outranks(a, b *keyStatement) bool { return !c.provisional(a) && c.provisional(b) }
+
+// forgetOldest makes room for one more key, if there is none: of the creator who has made the most keys, the
+// oldest goes. Nobody can crowd out the keys of others.
 func (c *channel) forgetOldest() {
-	var oldest *chanKey
+	if len(c.keys) < maxKeysPerChan {
+		return
+	}
+	made := make(map[identity.ID]int)
 	for _, k := range c.keys {
-		if oldest == nil || k.statement.created.Compare(oldest.statement.created) < 0 {
-			oldest = k
+		made[k.statement.creator]++
+	}
+	var out *keyStatement
+	for _, k := range c.keys {
+		s := k.statement
+		if out == nil || made[s.creator] > made[out.creator] ||
+			made[s.creator] == made[out.creator] && s.created.Compare(out.created) < 0 {
+			out = s
 		}
 	}
-	delete(c.keys, oldest.statement.id)
+	delete(c.keys, out.id)
 }

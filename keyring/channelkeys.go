@@ -29,7 +29,8 @@ func (c *channel) applyKey(ctx context.Context, e policy.Entry, raw []byte) erro
 		return errors.New("keyring: key statement under a name that is not its own")
 	}
 	name := keyName{claimed.id, claimed.commitment}
-	if c.statements[name] != nil {
+	// Two creators may claim one key, and a writer that does makes it look provisional: a reader's word counts.
+	if have := c.statements[name]; have != nil && !c.outranks(claimed, have) {
 		return nil
 	}
 	if err := c.mayCreate(claimed); err != nil {
@@ -45,10 +46,18 @@ func (c *channel) applyKey(ctx context.Context, e policy.Entry, raw []byte) erro
 	}
 	c.forgetStatement(s.creator)
 	c.statements[name] = s
+	if j := c.joins[joinName{s.creator.Name(), s.card.String()}]; j != nil && c.provisional(s) {
+		j.due = c.ring.now().Add(c.turn(j.card)) // nobody has given it a key
+	}
 	waiting := c.waiting[name]
 	delete(c.waiting, name)
 	for _, w := range waiting {
 		err = errors.Join(err, c.accept(ctx, s, w))
+	}
+	if k := c.held(s.id); k != nil && k.name() == name && k.statement != s {
+		restated := *k
+		restated.statement = s
+		err = errors.Join(err, c.hold(&restated))
 	}
 	return err
 }
@@ -140,12 +149,13 @@ func (c *channel) wait(name keyName, key string, w wrapEntry) error {
 	return nil
 }
 
-// accept takes the key out of a wrap. It believes a wrap of an agent that may read the channel now, and of
-// the writer that made a provisional key; never one of anybody else, the broker least of all.
+// accept takes the key out of a wrap. It believes a wrap of an agent that may read the channel now, and a reader
+// that of the writer that made a provisional key; never one of anybody else, the broker least of all.
 func (c *channel) accept(ctx context.Context, s *keyStatement, e wrapEntry) error {
 	w := e.wrap
 	from := w.wrapper.Name()
-	if w.wrapper.TrustDomain() != c.att.self.TrustDomain() || !c.canRead(from) && w.wrapper != s.creator {
+	provisional := w.wrapper == s.creator && c.canWrite(from) && c.isReader()
+	if w.wrapper.TrustDomain() != c.att.self.TrustDomain() || !c.canRead(from) && !provisional {
 		return fmt.Errorf("keyring: wrap made by %s, who may not hand out keys of %s", from, c.name)
 	}
 	if want := c.role(c.att.self.Name()); w.role != want {

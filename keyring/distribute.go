@@ -5,10 +5,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
-	"sync"
+	"slices"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -19,40 +18,98 @@ import (
 
 // applyJoin notes who wants the channel's keys. A join proves nothing and needs to prove nothing: a key goes
 // only to a card that verifies, of an agent that the policy lets in.
-func (c *channel) applyJoin(e policy.Entry, ev event) {
-	if e.Card == c.att.own.card.String() {
-		return
+func (c *channel) applyJoin(e policy.Entry, ev event) error {
+	name := joinName{e.Author, e.Card}
+	if name == (joinName{c.att.self.Name(), c.att.own.card.String()}) {
+		return nil
 	}
-	j := c.joins[e.Card]
+	if len(ev.Value) == 0 {
+		delete(c.joins, name) // it has left
+		return nil
+	}
+	j := c.joins[name]
 	if j == nil {
-		if len(c.joins) >= maxJoins || c.instances(e.Author) >= maxPerName {
-			return
+		if err := c.makeRoom(name); err != nil {
+			return err
 		}
-		j = &join{name: e.Author, card: e.Card, wrapped: make(map[uint32]bool)}
-		c.joins[e.Card] = j
+		j = &join{joinName: name, wrapped: make(map[uint32]bool)}
+		if !ev.live {
+			j.role = c.roleNow(e.Author) // left to those who were there when it came
+		}
+		c.joins[name] = j
 	}
-	j.left = len(ev.Value) == 0
-	if ev.live && !j.left {
+	if ev.live {
 		j.due = c.ring.now().Add(c.turn(e.Card))
 	}
+	return nil
 }
 
-// instances counts the joins under one agent's name. No name can crowd out the others.
-func (c *channel) instances(name string) (n int) {
-	for _, j := range c.joins {
-		if j.name == name {
-			n++
+// makeRoom sees to it that one more join may be kept. An agent that is restarted often, and does not get to say that it
+// leaves, has many: its oldest cards go first. No name can crowd out the others.
+func (c *channel) makeRoom(newcomer joinName) error {
+	joins := make(map[string]int)
+	for name := range c.joins {
+		joins[name.name]++
+	}
+	crowd := newcomer.name
+	switch {
+	case joins[crowd] >= maxPerName:
+	case len(c.joins) >= maxJoins:
+		for name, n := range joins {
+			if n > joins[crowd] {
+				crowd = name
+			}
+		}
+	default:
+		return nil
+	}
+	oldest := newcomer
+	for name := range c.joins {
+		if name.name == crowd && (oldest.name != crowd || name.card < oldest.card) {
+			oldest = name
 		}
 	}
-	return n
+	if oldest == newcomer {
+		return fmt.Errorf("keyring: more joins of %s than are kept, %d of a name and %d in all, and newer ones", c.name, maxPerName, maxJoins)
+	}
+	delete(c.joins, oldest)
+	return nil
+}
+
+// roleNow is what the policy in force gives a name: a role, or none.
+func (c *channel) roleNow(name string) string {
+	if !c.canRead(name) && !c.canWrite(name) {
+		return ""
+	}
+	return c.role(name)
+}
+
+// judge sees to those whose part in the channel a new policy has changed: they may have joined under it before
+// this agent adopted it.
+func (c *channel) judge() {
+	v := c.ring.view.Load()
+	if c.judged == v {
+		return
+	}
+	c.judged = v
+	for _, j := range c.joins {
+		switch role := c.roleNow(j.name); role {
+		case j.role:
+		case "":
+			j.role = "" // so that a later policy that lets it in again changes its part
+		default:
+			clear(j.wrapped)
+			j.due = c.ring.now().Add(c.turn(j.card))
+		}
+	}
 }
 
 // turn says how long to leave a newcomer to others: the readers of a channel order themselves by a hash
 // that is different for every newcomer, the first answers at once, the next a moment later if it still has to.
 func (c *channel) turn(newcomer string) time.Duration {
 	mine, before := rendezvous(newcomer, c.att.own.card.String()), 0
-	for card, j := range c.joins {
-		if !j.left && card != newcomer && c.canRead(j.name) && rendezvous(newcomer, card) < mine {
+	for _, j := range c.joins {
+		if j.card != newcomer && c.canRead(j.name) && rendezvous(newcomer, j.card) < mine {
 			before++
 		}
 	}
@@ -68,17 +125,56 @@ func rendezvous(newcomer, card string) uint64 {
 // when no key is needed any more.
 func (c *channel) plan(ctx context.Context) {
 	cur := c.current.Load()
+	c.rotateAt = time.Time{}
 	switch {
-	case cur == nil, c.isReader() && c.provisional(cur.statement):
+	case c.roleNow(c.att.self.Name()) == "":
+		c.makeAt = time.Time{} // the policy has taken the channel from this agent
+	case cur == nil, c.isReader() && (!cur.reader || c.provisional(cur.statement)):
 		if c.makeAt.IsZero() {
 			c.makeAt = c.ring.now().Add(c.patience(ctx))
 		}
 	case c.isReader():
+		c.makeAt = time.Time{}
 		// The readers take turns again, so that one of them makes the next key.
-		c.makeAt = cur.statement.due.Add(c.turn(cur.statement.created.String()))
+		c.rotateAt = cur.statement.due.Add(c.turn(cur.statement.created.String()))
 	default:
 		c.makeAt = time.Time{}
 	}
+	c.planAsking(cur)
+}
+
+// planAsking sets when to join once more: when others seal under a newer key, which this agent has not been given
+// although it joined. That is for each such key once, and again after a resync: whoever publishes statements and
+// hands out no keys does not have the whole channel asking for ever.
+func (c *channel) planAsking(cur *chanKey) {
+	lacking := false
+	for _, s := range c.statements {
+		if !s.asked && c.fit(s) && c.held(s.id) == nil && (cur == nil || c.newer(s, cur.statement)) {
+			lacking = true
+		}
+	}
+	switch {
+	case !lacking:
+		c.askAt = time.Time{}
+	case c.askAt.IsZero():
+		c.askAt = c.ring.now().Add(askPatience)
+	}
+}
+
+func (c *channel) ask(ctx context.Context) error {
+	if err := c.join(ctx); err != nil {
+		return err
+	}
+	c.askAt = time.Time{}
+	for _, s := range c.statements {
+		s.asked = true
+	}
+	return nil
+}
+
+func (c *channel) join(ctx context.Context) error {
+	key := policy.JoinKey(c.ch, c.att.self.Name(), c.att.own.card.String())
+	return c.att.store.Put(ctx, policy.BucketKeys, key, []byte(c.att.self.String()))
 }
 
 // patience says how long to wait for others before making a key.
@@ -114,7 +210,7 @@ func (c *channel) liveReaders(ctx context.Context) (n int) {
 		if n > joinRanks {
 			break
 		}
-		if !j.left && c.canRead(j.name) {
+		if c.canRead(j.name) {
 			if _, err := c.cardOf(ctx, j); err == nil {
 				n++
 			}
@@ -144,6 +240,8 @@ func (c *channel) nextDuty() (next time.Time, ok bool) {
 		}
 	}
 	earliest(c.makeAt)
+	earliest(c.rotateAt)
+	earliest(c.askAt)
 	for _, j := range c.joins {
 		earliest(j.due)
 	}
@@ -153,18 +251,22 @@ func (c *channel) nextDuty() (next time.Time, ok bool) {
 // duties does what is due: it makes a key if none has come, and gives the key to who asked for it.
 func (c *channel) duties(ctx context.Context) error {
 	now := c.ring.now()
-	if !c.makeAt.IsZero() && !now.Before(c.makeAt) {
-		c.makeAt = time.Time{}
-		if err := c.makeKey(ctx); err != nil {
-			c.makeAt = now.Add(10 * joinStep)
-			return fmt.Errorf("keyring: making a key for %s: %w", c.name, err)
-		}
-	}
+	due := func(t time.Time) bool { return !t.IsZero() && !now.Before(t) }
 	var round []*join
 	for _, j := range c.joins {
-		if !j.due.IsZero() && !now.Before(j.due) {
-			j.due = time.Time{}
+		if due(j.due) {
 			round = append(round, j)
+		}
+	}
+	if due(c.makeAt) || due(c.rotateAt) || c.outdated(round) {
+		if err := c.makeKey(ctx); err != nil {
+			return fmt.Errorf("keyring: making a key for %s: %w", c.name, err) // what is due stays due
+		}
+		c.makeAt = time.Time{}
+	}
+	if due(c.askAt) {
+		if err := c.ask(ctx); err != nil {
+			return err
 		}
 	}
 	if len(round) == 0 {
@@ -173,125 +275,33 @@ func (c *channel) duties(ctx context.Context) error {
 	return c.serve(ctx, round)
 }
 
-// serve gives everybody in a round the keys that they lack.
-func (c *channel) serve(ctx context.Context, round []*join) error {
-	var work []delivery
-	for _, k := range c.givable() {
-		for _, j := range round {
-			if !j.wrapped[k.statement.id] {
-				work = append(work, delivery{j, k})
-			}
-		}
-	}
-	return c.deliverKeys(ctx, work)
-}
-
-// givable returns the keys that this agent hands out: the current one, where the policy gives newcomers the
-// channel's history every fit one, and always the provisional one that it made itself as a writer, because
-// what it sealed under that can be opened by nobody else.
-func (c *channel) givable() []*chanKey {
-	settings, _ := c.ring.view.Load().policy.Settings(c.ch)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var keys []*chanKey
-	for _, k := range c.keys {
-		if k.reader && c.fit(k.statement) && (settings.History || k == c.current.Load() || c.provisional(k.statement)) {
-			keys = append(keys, k)
-		}
-	}
-	return keys
-}
-
-// delivery is one key for one newcomer.
-type delivery struct {
-	to  *join
-	key *chanKey
-}
-
-// deliverKeys wraps and stores, a few at a time. What cannot be delivered, because a card is missing or
-// does not verify, is reported; only a store that fails is an error.
-func (c *channel) deliverKeys(ctx context.Context, work []delivery) error {
-	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		errs  error
-		slots = make(chan struct{}, wrapWorkers)
-	)
-	for _, d := range work {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			done, err := c.deliverKey(ctx, d)
-			mu.Lock()
-			defer mu.Unlock()
-			errs = errors.Join(errs, err)
-			if done {
-				d.to.wrapped[d.key.statement.id] = true
-			}
-		})
-	}
-	wg.Wait()
-	return errs
-}
-
-func (c *channel) deliverKey(ctx context.Context, d delivery) (done bool, err error) {
-	s := d.key.statement
-	if d.to.left || !c.canRead(d.to.name) && (!c.canWrite(d.to.name) || c.provisional(s)) {
-		return false, nil
-	}
-	if given, err := c.givenByOthers(ctx, d); err != nil || given {
-		return given, err
-	}
-	to, err := c.cardOf(ctx, d.to)
-	if err != nil {
-		c.att.report(Report{Key: policy.JoinKey(c.ch, d.to.name, d.to.card), Err: err})
-		return false, nil
-	}
-	role, k := c.role(d.to.name), d.key.k
-	if role == roleWriter {
-		if k, err = k.senderKey(c.name, to.agent.String()); err != nil {
-			return false, err
-		}
-	}
-	raw, hash, err := sealWrap(c.att.own, c.att.self, s, to, role, k, c.ring.now())
-	if err != nil {
-		return false, err
-	}
-	key := policy.WrapKey(c.ch, c.att.self.Name(), d.to.card, s.id, hash)
-	return true, c.att.store.Put(ctx, policy.BucketKeys, key, raw)
-}
-
-// givenByOthers reports whether another reader has given a newcomer the key already. The names of wraps are
-// enough to tell: permissions keep agents to their own names, and what a broker invents here denies the
-// newcomer this key, which the broker can do anyway.
-func (c *channel) givenByOthers(ctx context.Context, d delivery) (bool, error) {
-	if c.turn(d.to.card) == 0 {
-		return false, nil
-	}
-	entries, err := c.att.store.List(ctx, policy.BucketKeys, policy.KeyPrefix(c.ch)+".w.*."+d.to.card+".>")
-	if err != nil {
-		return false, err
-	}
-	for _, e := range entries {
-		if p, err := policy.ParseEntry(e.Key); err == nil && p.ID == d.key.statement.id && c.canRead(p.Author) {
-			return true, nil
-		}
-	}
-	return false, nil
+// outdated reports whether somebody is to be given a key and the current one is from before the policy in force.
+// A newcomer does not know that nobody has lost the channel since, so to it such a key is not fit.
+func (c *channel) outdated(round []*join) bool {
+	cur := c.current.Load()
+	return cur != nil && c.isReader() && cur.statement.revision < c.ring.view.Load().policy.Revision() &&
+		slices.ContainsFunc(round, func(j *join) bool { return c.roleNow(j.name) != "" })
 }
 
 // makeKey draws a channel key, wraps it for everybody who has asked so far, then publishes its statement, so
 // that whoever learns of the key has it.
+//
+// When the store fails in between, the same key is published later: what has been stored of it stays good.
 func (c *channel) makeKey(ctx context.Context) error {
-	k, err := c.newKey()
-	if err != nil {
-		return err
+	k := c.unpublished
+	if k == nil || !c.fit(k.statement) {
+		var err error
+		if k, err = c.newKey(); err != nil {
+			return err
+		}
+		c.unpublished = k
 	}
 	s := k.statement
 	var work []delivery
 	for _, j := range c.joins {
-		j.due = time.Time{}
-		work = append(work, delivery{j, k})
+		if !j.wrapped[s.id] {
+			work = append(work, delivery{to: j, key: k, new: true})
+		}
 	}
 	if err := c.deliverKeys(ctx, work); err != nil {
 		return err
@@ -300,6 +310,7 @@ func (c *channel) makeKey(ctx context.Context) error {
 	if err := c.att.store.Put(ctx, policy.BucketKeys, key, s.raw); err != nil {
 		return err
 	}
+	c.unpublished = nil
 	c.statements[k.name()] = s
 	if err := c.hold(k); err != nil {
 		return err

@@ -17,6 +17,9 @@ var (
 	// ErrNotAttached is returned when a Ring is used before Attach has succeeded.
 	ErrNotAttached = errors.New("keyring: not attached to an identity and a store yet")
 
+	// ErrAttached is returned by Attach for a Ring that is in use already. Every agent takes one of its own.
+	ErrAttached = errors.New("keyring: the ring is attached already; give every agent a ring of its own")
+
 	// ErrNotEntitled is returned when the policy does not let this agent do what it asked for.
 	ErrNotEntitled = errors.New("keyring: the policy does not allow it")
 
@@ -29,9 +32,16 @@ var (
 	// ErrLocked is returned by Open while another process holds the state directory.
 	ErrLocked = errors.New("keyring: the state directory is in use by another process")
 
+	// ErrNoKey is returned by Seal when the channel's key is fit no more, because the policy took the channel from
+	// somebody, and the next one has not come yet. Join waits for it.
+	ErrNoKey = errors.New("keyring: no key yet")
+
 	// ErrTooLarge is returned by Seal for messages that do not fit into one frame.
 	ErrTooLarge = errors.New("keyring: message too large")
 )
+
+// errStore marks what is to be tried again: the store failed, which says nothing about the entry.
+var errStore = errors.New("the store failed")
 
 // Reason says why a frame was not accepted. The order of the constants is the order of the checks.
 type Reason uint8

@@ -226,3 +226,10 @@ func cut() context.Context {
 
 // pass lets time go by in a bubble, where that takes none.
 func pass(d time.Duration) { <-time.After(d) }
+
+// cut2 gives a call that may fail a moment of the bubble's time.
+func cut2() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	context.AfterFunc(ctx, cancel)
+	return ctx
+}

@@ -167,7 +167,7 @@ func TestUnsignedChannelLimits(t *testing.T) {
 		mustReject(t, p.rc, c.frame(t), p.want, BadSignature)
 		// A writer has its own K_s and nothing that would make another's.
 		writer := craft(t, feed2, gossip, currentKey(t, feed2, gossip), p.subject)
-		if (writer.k != secret{}) {
+		if writer.k.bytes() != nil {
 			t.Fatal("a writer holds K")
 		}
 		session := newULID(t, time.Now())
@@ -191,15 +191,15 @@ func TestWriterReadsNothing(t *testing.T) {
 		var f envelope.Frame
 		check(t, envelope.Parse(p.seal(t, "secret"), &f))
 		k := currentKey(t, m.writer, prices)
-		if k.reader || k.k != (secret{}) {
+		if k.reader || k.k.bytes() != nil {
 			t.Fatal("a writer holds K")
 		}
 		ad := envelope.AppendAssociatedData(nil, f.Head)
 		for name, s := range map[string]secret{
 			"its own K_s":               k.own,
 			"K_s derived from its K_s":  value(k.own.senderKey("topic/prices", feed.att.self.String()))(t),
-			"the public commitment":     {k.statement.commitment},
-			"K_s of the statement's id": value(secret{k.statement.commitment}.senderKey("topic/prices", feed.att.self.String()))(t),
+			"the public commitment":     value(secretFrom(k.statement.commitment[:]))(t),
+			"K_s of the statement's id": value(value(secretFrom(k.statement.commitment[:]))(t).senderKey("topic/prices", feed.att.self.String()))(t),
 		} {
 			if _, err := value(s.sessionAEAD(f.Session))(t).Decrypt(f.Ciphertext, ad); err == nil {
 				t.Errorf("%s opens another writer's frame", name)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,6 +160,17 @@ type world struct {
 
 	mu      sync.Mutex
 	reports []Report
+	skews   map[string]*atomic.Int64 // how far ahead of the bubble's the clocks of agents are, by name
+}
+
+// skew returns how far ahead the clocks of the agents of a name are, to be set.
+func (w *world) skew(name string) *atomic.Int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.skews[name] == nil {
+		w.skews[name] = new(atomic.Int64)
+	}
+	return w.skews[name]
 }
 
 func newWorld(t testing.TB) *world {
@@ -167,7 +179,7 @@ func newWorld(t testing.TB) *world {
 	check(t, err)
 	operator, err := identity.GenerateOperatorKey()
 	check(t, err)
-	w := &world{t: t, ca: ca, operator: operator, store: newMemStore(), certificates: time.Hour}
+	w := &world{t: t, ca: ca, operator: operator, store: newMemStore(), certificates: time.Hour, skews: make(map[string]*atomic.Int64)}
 	w.setPolicy(testPolicy)
 	return w
 }
@@ -202,6 +214,8 @@ func (w *world) agent(name string) *Ring {
 
 func (w *world) attach(r *Ring, name string) {
 	w.t.Helper()
+	skew := w.skew(name)
+	r.now = func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }
 	check(w.t, r.Attach(w.ctx(), w.source(name), w.store, w.report))
 	w.t.Cleanup(func() { _ = r.Close(context.Background()) })
 }
@@ -210,6 +224,12 @@ func (w *world) report(r Report) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.reports = append(w.reports, r)
+}
+
+func (w *world) reportCount() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.reports)
 }
 
 // reported reports whether something that contains the text was reported.

@@ -18,7 +18,9 @@ const (
 
 	// maxSessions bounds the sender sessions that one Receiver remembers. Past it, sessions whose
 	// frames are all past the live window are forgotten first; if none are, new ones are refused.
-	maxSessions = 16384
+	maxSessions  = 16384
+	pruneEvery   = time.Second
+	maxPerSender = 1024 // of one sender, all its instances together
 
 	maxCards         = 8192 // verified cards kept
 	maxRoots         = 2048 // verified signature roots kept, in two generations
@@ -26,7 +28,8 @@ const (
 	maxPerCreator    = 64   // key statements, and wraps that wait for theirs, kept per author and channel
 	maxPerName       = 256  // joins kept per agent name and channel: one for each running instance
 	maxJoins         = 16384
-	maxEvents        = 65536 // entries of the store waiting to be looked at, per channel
+	maxEntry         = 16 << 10 // bytes of an entry of the store; a wrap, the largest, takes less than 5 KiB
+	maxEvents        = 65536    // entries of the store waiting to be looked at, per channel
 	maxStateFile     = 64 << 20
 	maxPassphrase    = 1024
 	argonTime        = 3         // RFC 9106, section 4, second recommended option
@@ -36,6 +39,7 @@ const (
 	wrapWorkers      = 8
 	joinStep         = 20 * time.Millisecond // between the answers of readers of different rank
 	joinRanks        = 8
+	askPatience      = 500 * time.Millisecond
 	readerPatience   = 250 * time.Millisecond
 	writerPatience   = 2 * time.Second
 	patiencePerJoin  = 2 * time.Millisecond

@@ -68,7 +68,9 @@ type Receiver struct {
 
 	mu       sync.Mutex
 	sessions map[sessionKey]*inSession
+	opened   map[identity.ID]int // sessions by sender
 	pruneAt  int
+	pruned   int64 // Unix ms: when sessions were last forgotten
 }
 
 func (*Receiver) String() string             { return redacted }
@@ -121,7 +123,8 @@ func (r *Ring) PairReceiver() (*Receiver, error) {
 
 func (r *Ring) receiver(a *attachment) *Receiver {
 	start := r.now().UnixMilli()
-	rc := &Receiver{ring: r, att: a, ceiling: r.ceiling.reached(start), pruneAt: 64, sessions: make(map[sessionKey]*inSession)}
+	rc := &Receiver{ring: r, att: a, ceiling: r.ceiling.reached(start), pruneAt: 64,
+		sessions: make(map[sessionKey]*inSession), opened: make(map[identity.ID]int)}
 	rc.start.Store(start)
 	return rc
 }
@@ -363,8 +366,13 @@ func (rc *Receiver) accept(s *inSession, f *envelope.Frame, ms int64, now time.T
 	if have := rc.sessions[key]; have != s {
 		if have != nil && have.name == s.name && have.senderID == s.senderID {
 			s.window, s.newest = have.window, have.newest // known before, judged anew
-		} else if !rc.room(now) {
+		} else if !rc.room(s.sender, now) {
 			return 0, Overload
+		} else {
+			if have != nil {
+				rc.opened[have.sender]--
+			}
+			rc.opened[s.sender]++
 		}
 		rc.sessions[key] = s
 	}
@@ -375,20 +383,30 @@ func (rc *Receiver) accept(s *inSession, f *envelope.Frame, ms int64, now time.T
 	return s.window.accept(f.Seq), 0
 }
 
-// room makes sure that one more session fits. It forgets sessions of which every frame is stale by now, and
+// room makes sure that one more session of a sender fits, without those of others having to go. It forgets sessions of which every frame is stale by now, and
 // sees to it that they stay stale, whatever becomes of the clock and of the policy's max_age.
-func (rc *Receiver) room(now time.Time) bool {
-	if len(rc.sessions) < rc.pruneAt {
+func (rc *Receiver) room(sender identity.ID, now time.Time) bool {
+	if len(rc.sessions) < rc.pruneAt && rc.opened[sender] < maxPerSender {
 		return true
 	}
+	if since := now.UnixMilli() - rc.pruned; since < 0 || since >= pruneEvery.Milliseconds() {
+		rc.prune(now)
+	}
+	return len(rc.sessions) < maxSessions && rc.opened[sender] < maxPerSender
+}
+
+func (rc *Receiver) prune(now time.Time) {
+	rc.pruned = now.UnixMilli()
 	for key, s := range rc.sessions {
 		if s.newest+(s.settings.MaxAge+MaxClockLead).Milliseconds() < now.UnixMilli() {
 			delete(rc.sessions, key)
+			if rc.opened[s.sender]--; rc.opened[s.sender] <= 0 {
+				delete(rc.opened, s.sender)
+			}
 			rc.start.Store(max(rc.start.Load(), s.newest+1))
 		}
 	}
 	rc.pruneAt = min(max(64, 2*len(rc.sessions)), maxSessions)
-	return len(rc.sessions) < maxSessions
 }
 
 // claims is what a frame's header says, as values. Nothing of it is proven.

@@ -39,35 +39,46 @@ func (r *Ring) Policy() *policy.Policy {
 // AdoptPolicy verifies a signed policy and puts it in force if it is newer than the one accepted before.
 // It is signed by a pinned operator key or by one that the policy accepted before names. The error
 // wraps policy.ErrRollback for an older one, policy.ErrFork for another one under the same revision, which
-// an honest operator never signs, and policy.ErrUntrustedOperator for one that anybody else signed.
+// an honest operator never signs, and policy.ErrUntrustedOperator for one that anybody else signed. Once it has
+// returned, nothing is sealed under a key that the policy makes unfit, and a state directory remembers the
+// policy; any other error is the directory's, and the policy is in force all the same.
 func (r *Ring) AdoptPolicy(raw []byte) error {
+	adopted, err := r.adopt(raw)
+	if err != nil || !adopted {
+		return err
+	}
+	return r.save()
+}
+
+func (r *Ring) adopt(raw []byte) (adopted bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.view.Load()
 	if old != nil && bytes.Equal(old.raw, raw) {
-		return nil
+		return false, nil
 	}
 	p, err := policy.Verify(raw, r.trusted(old))
 	if err != nil {
-		return err
+		return false, err
 	}
 	if r.att != nil && p.TrustDomain() != r.att.self.TrustDomain() {
-		return fmt.Errorf("keyring: policy of trust domain %s, but this agent is %s", p.TrustDomain(), r.att.self)
+		return false, fmt.Errorf("keyring: policy of trust domain %s, but this agent is %s", p.TrustDomain(), r.att.self)
 	}
 	if old != nil {
 		if err := p.CheckSuccessor(old.policy); err != nil {
-			return err
+			return false, err
 		}
 		if p.Revision() == old.policy.Revision() {
-			return nil
+			return false, nil
 		}
 	}
 	r.view.Store(nextView(old, p, raw, r.inUse()))
 	r.roots.drop()
 	for _, c := range r.channels {
-		c.poke()
+		c.choose() // here and not only by the channel's own goroutine, which may be waiting for the store
+		c.resync() // what was not believed under the policy before may be now
 	}
-	return nil
+	return true, nil
 }
 
 func (r *Ring) trusted(old *view) []identity.Fingerprint {

@@ -41,7 +41,7 @@ func TestReplayAtANewReceiver(t *testing.T) {
 	for _, lead := range []time.Duration{0, time.Second, MaxClockLead} {
 		bubble(t, func(t *testing.T, w *world) {
 			p := w.meet(prices, w.agent("planner"), w.agent("feed-1"))
-			p.writer.now = func() time.Time { return time.Now().Add(lead) }
+			w.skew("feed-1").Store(int64(lead))
 			frame := p.seal(t, "once")
 			mustOpen(t, p.rc, frame, p.want)
 			pass(time.Millisecond)
@@ -87,7 +87,7 @@ func replayAfterRestart(t *testing.T, w *world, crash bool, lead time.Duration) 
 	dir := filepath.Join(t.TempDir(), "state")
 	reader := w.agentIn(dir, "planner")
 	p := w.meet(prices, reader, w.agent("feed-1"))
-	p.writer.now = func() time.Time { return time.Now().Add(lead) }
+	w.skew("feed-1").Store(int64(lead))
 	var frames [][]byte
 	for range 20 { // past what the ceiling is written ahead
 		frames = append(frames, p.seal(t, "once"))
@@ -154,7 +154,7 @@ func TestForgottenSessionsStayForgotten(t *testing.T) {
 				check(t, p.reader.AdoptPolicy(w.sign(strings.NewReplacer("revision: 1", "revision: 2",
 					`prices: {`, `prices: {max_age: 10m, `).Replace(testPolicy))))
 			case "clock":
-				p.reader.now = func() time.Time { return time.Now().Add(-time.Minute) }
+				w.skew("planner").Store(int64(-time.Minute))
 			}
 			mustReject(t, p.rc, victim, p.want, Stale)
 		})
@@ -233,6 +233,33 @@ func TestOverload(t *testing.T) {
 		mustOpen(t, p.rc, next(), p.want)
 		if n := len(p.rc.sessions); n > 2 {
 			t.Errorf("%d sessions remembered", n)
+		}
+	})
+}
+
+// TestOneSenderDoesNotOverload: a sender that opens sessions without end is turned away before it fills what is
+// kept for all, and costs the others nothing.
+func TestOneSenderDoesNotOverload(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		reader := w.agent("planner")
+		p, other := w.meet(gossip, reader, w.agent("feed-1")), w.agent("feed-2")
+		k := currentKey(t, reader, gossip)
+		_, err := reader.card(w.ctx(), other.att.self, other.own.card)
+		check(t, err)
+		next := func(from *Ring) []byte {
+			c := craft(t, from, gossip, k, p.subject)
+			c.signer = nil
+			return c.frame(t)
+		}
+		for len(p.rc.sessions) < maxPerSender {
+			mustOpen(t, p.rc, next(p.writer), p.want)
+		}
+		mustReject(t, p.rc, next(p.writer), p.want, Overload)
+		mustOpen(t, p.rc, next(other), p.want)
+		pass(time.Minute)
+		mustOpen(t, p.rc, next(p.writer), p.want)
+		if len(p.rc.opened) != 1 || p.rc.opened[p.writer.att.self] != 1 || len(p.rc.sessions) != 1 {
+			t.Errorf("%d sessions, counted as %v", len(p.rc.sessions), p.rc.opened)
 		}
 	})
 }

@@ -67,6 +67,7 @@ type Ring struct {
 	att      *attachment
 	channels map[policy.Channel]*channel
 	closed   bool
+	done     chan struct{} // closed when Close is through
 }
 
 // attachment is what a ring learns from Attach.
@@ -114,7 +115,7 @@ func newRing(operators []identity.Fingerprint) (*Ring, error) {
 			return nil, errors.New("keyring: empty operator fingerprint")
 		}
 	}
-	r := &Ring{now: time.Now, operators: operators, channels: make(map[policy.Channel]*channel)}
+	r := &Ring{now: time.Now, operators: operators, channels: make(map[policy.Channel]*channel), done: make(chan struct{})}
 	r.ids.now = r.clock
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r, nil
@@ -156,7 +157,7 @@ func (r *Ring) become(a *attachment) error {
 	case r.closed:
 		return ErrClosed
 	case r.att != nil:
-		return errors.New("keyring: the ring is attached already; give every agent a ring of its own")
+		return ErrAttached
 	case r.restored != nil && r.restored.Agent != "" && r.restored.Agent != a.self.String():
 		return fmt.Errorf("keyring: the state directory belongs to %s, not to %s", r.restored.Agent, a.self)
 	}
@@ -314,7 +315,10 @@ func (r *Ring) Await(ctx context.Context, frame []byte) error {
 	if err != nil {
 		return err
 	}
-	return c.await(ctx, func() bool { return c.held(h.key) != nil })
+	return c.await(ctx, func() bool {
+		k := c.held(h.key)
+		return k != nil && k.reader
+	})
 }
 
 // Close saves what is to be kept, tells the others that a ring without a state directory will not be
@@ -323,9 +327,10 @@ func (r *Ring) Close(ctx context.Context) error {
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
-		r.wg.Wait()
+		<-r.done
 		return nil
 	}
+	defer close(r.done)
 	a, all := r.att, r.channels
 	r.closed, r.channels = true, nil
 	r.mu.Unlock()

@@ -1,7 +1,6 @@
 package keyring
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -56,49 +55,5 @@ func TestPairTalksBothWays(t *testing.T) {
 	check(t, err)
 	if string(reply.Messages[0].Payload) != "yes" {
 		t.Errorf("got %q", reply.Messages[0].Payload)
-	}
-}
-
-func BenchmarkSealOpen(b *testing.B) {
-	for _, size := range []struct {
-		name string
-		n    int
-	}{{"128B", 128}, {"1KiB", 1 << 10}, {"16KiB", 16 << 10}} {
-		for _, ch := range []policy.Channel{gossip, prices} {
-			name := "unsigned/" + size.name
-			if ch == prices {
-				name = "signed/" + size.name
-			}
-			b.Run(name, func(b *testing.B) { benchmarkSealOpen(b, ch, size.n) })
-		}
-	}
-}
-
-func benchmarkSealOpen(b *testing.B, ch policy.Channel, size int) {
-	w := newWorld(b)
-	reader, writer := w.agent("planner"), w.agent("feed-1")
-	check(b, reader.Join(context.Background(), ch))
-	s := value(writer.Sender(context.Background(), ch))(b)
-	rc := value(reader.Receiver(ch))(b)
-	want, payload := wantEvent(ch.Name()), make([]byte, size)
-	var buf []byte
-	var out Opened
-	d := draft(ch.Name(), "")
-	first, _, err := s.Seal(nil, d)
-	check(b, err)
-	if _, err := open(b, reader, rc, first, want); err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	b.SetBytes(int64(size))
-	for b.Loop() {
-		d.Messages[0] = envelope.Message{Payload: payload}
-		buf, _, err = s.Seal(buf[:0], d)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := rc.Open(buf, want, &out); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

@@ -117,6 +117,9 @@ func (s *Sender) SealAll(drafts []Draft) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(drafts) > envelope.MaxLeaves {
+		return nil, fmt.Errorf("%w: %d frames under one signature, at most %d are allowed", ErrTooLarge, len(drafts), envelope.MaxLeaves)
+	}
 	frames := make([][]byte, len(drafts))
 	headers := make([]envelope.Header, len(drafts))
 	leaves := make([][envelope.HashSize]byte, len(drafts))
@@ -218,7 +221,7 @@ func (s *Sender) header(d *Draft, settings policy.Settings) (h envelope.Header, 
 func (s *Sender) renew(now time.Time) error {
 	cur := s.c.current.Load()
 	if cur == nil {
-		return fmt.Errorf("keyring: no key for %s is fit any more and none has come yet; try again", s.c.name)
+		return fmt.Errorf("%w: none for %s is fit any more and no other has come; try again", ErrNoKey, s.c.name)
 	}
 	if o := s.session; o != nil && o.key == cur && o.seq < SessionFrames && now.Sub(o.born) < SessionLife {
 		return nil
@@ -244,10 +247,10 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 const maxScratch = 64 << 10
 
 func (b *scratch) release() {
+	clear(b.plain) // plaintext does not stay behind in a pool
 	if cap(b.plain) > maxScratch {
 		b.plain = nil
 	}
-	clear(b.plain[:cap(b.plain)]) // plaintext does not stay behind in a pool
 	b.plain, b.data = b.plain[:0], b.data[:0]
 	scratches.Put(b)
 }

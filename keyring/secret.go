@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -31,8 +32,22 @@ const (
 	secretSize      = 32
 )
 
-// secret is the 32 bytes of a channel key K or of a writer's K_s. It never prints.
-type secret struct{ b [secretSize]byte }
+// secret is the 32 bytes of a channel key K or of a writer's K_s; the zero value is none. It never prints: the
+// methods see to that where fmt may call them, and the function where it may not, inside an unexported field of
+// whatever struct. (A pointer would not do: fmt follows it for a verb that does not fit.)
+type secret struct{ reveal func() *[secretSize]byte }
+
+// bytes returns the secret itself, nil if there is none. It is not to be changed.
+func (s secret) bytes() []byte {
+	if s.reveal == nil {
+		return nil
+	}
+	return s.reveal()[:]
+}
+
+func secretOf(b *[secretSize]byte) secret {
+	return secret{func() *[secretSize]byte { return b }}
+}
 
 const redacted = "[redacted]"
 
@@ -42,17 +57,17 @@ func (secret) LogValue() slog.Value         { return slog.StringValue(redacted) 
 func (secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 func (secret) Format(w fmt.State, _ rune)   { io.WriteString(w, redacted) }
 
-func newSecret() (s secret, err error) {
-	_, err = rand.Read(s.b[:])
-	return s, err
+func newSecret() (secret, error) {
+	b := new([secretSize]byte)
+	_, err := rand.Read(b[:])
+	return secretOf(b), err
 }
 
 func secretFrom(b []byte) (s secret, err error) {
 	if len(b) != secretSize {
 		return s, fmt.Errorf("keyring: key of %d bytes, want %d", len(b), secretSize)
 	}
-	copy(s.b[:], b)
-	return s, nil
+	return secretOf((*[secretSize]byte)(bytes.Clone(b))), nil
 }
 
 // info is the input of every derivation: the label, then the parts, each behind its length as two
@@ -101,7 +116,7 @@ func handleOf(k key.Key) (*keyset.Handle, error) {
 }
 
 func (s secret) prfKey() (*hkdfprf.Key, error) {
-	return hkdfprf.NewKey(secretdata.NewBytesFromData(s.b[:], insecuresecretdataaccess.Token{}), prfParameters)
+	return hkdfprf.NewKey(secretdata.NewBytesFromData(s.bytes(), insecuresecretdataaccess.Token{}), prfParameters)
 }
 
 // senderKey is K_s = Derive(K, "sender", channel, SPIFFE ID): all that a writer who is no reader holds.
@@ -156,5 +171,5 @@ func (s secret) sessionAEAD(session ulid.ULID) (tink.AEAD, error) {
 func (s secret) commitment(channel string, id uint32) [32]byte {
 	b := appendParts([]byte(labelCommitment), channel)
 	b = binary.BigEndian.AppendUint32(b, id)
-	return sha256.Sum256(append(b, s.b[:]...))
+	return sha256.Sum256(append(b, s.bytes()...))
 }

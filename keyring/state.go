@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"slices"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 
+	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -21,6 +25,7 @@ type savedState struct {
 	Signing []byte            `json:"signing"`
 	Hybrid  []byte            `json:"hybrid"`
 	Policy  []byte            `json:"policy"`
+	Pins    []string          `json:"pins"` // the operators that were pinned when it was accepted
 	Base    uint64            `json:"base"`
 	Since   map[string]uint64 `json:"since"`
 	Keys    []savedKey        `json:"keys"`
@@ -32,7 +37,10 @@ type savedKey struct {
 	Key       []byte `json:"key"` // K of a reader, else K_s
 }
 
-func (*savedState) String() string { return redacted }
+func (savedState) Format(w fmt.State, _ rune) { io.WriteString(w, redacted) }
+func (savedState) LogValue() slog.Value       { return slog.StringValue(redacted) }
+func (savedKey) Format(w fmt.State, _ rune)   { io.WriteString(w, redacted) }
+func (savedKey) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
 const stateVersion = 1
 
@@ -76,12 +84,22 @@ func (r *Ring) restore() error {
 }
 
 // restoreView takes up the policy that was accepted last, so that an older one is refused now too. It was
-// verified when it was accepted; the operators pinned today still have to be those, or named by it.
+// verified when it was accepted. Its signer need not be pinned: an earlier policy may have named it. But then
+// every operator that was pinned at that time has to be pinned still, because who takes back a pin takes back
+// what it led to.
 func (r *Ring) restoreView(s *savedState) error {
 	if len(s.Policy) == 0 {
 		return nil
 	}
-	p, err := policy.Verify(s.Policy, r.operators)
+	trusted := r.operators
+	if r.allPinned(s.Pins) {
+		signer, err := policy.SignedBy(s.Policy)
+		if err != nil {
+			return err
+		}
+		trusted = append([]identity.Fingerprint{signer}, trusted...)
+	}
+	p, err := policy.Verify(s.Policy, trusted)
 	if errors.Is(err, policy.ErrUntrustedOperator) {
 		return fmt.Errorf("keyring: the state directory follows a policy that none of the pinned operators signed: %w", err)
 	}
@@ -98,6 +116,15 @@ func (r *Ring) restoreView(s *savedState) error {
 	}
 	r.view.Store(v)
 	return nil
+}
+
+func (r *Ring) allPinned(pins []string) bool {
+	for _, pin := range pins {
+		if !slices.ContainsFunc(r.operators, func(f identity.Fingerprint) bool { return f.String() == pin }) {
+			return false
+		}
+	}
+	return len(pins) > 0
 }
 
 // restore gives a channel the keys that were saved for it.
@@ -163,6 +190,9 @@ func (r *Ring) saveState(a *attachment, channels map[policy.Channel]*channel) er
 	for ch, since := range v.since {
 		s.Since[ch.String()] = since
 	}
+	for _, pin := range r.operators {
+		s.Pins = append(s.Pins, pin.String())
+	}
 	var err error
 	if s.Signing, err = r.encrypted(a.own.signing, "signing"); err != nil {
 		return err
@@ -207,9 +237,9 @@ func (c *channel) saved() (keys []savedKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, k := range c.keys {
-		s := savedKey{Statement: k.statement.raw, Reader: k.reader, Key: k.own.b[:]}
+		s := savedKey{Statement: k.statement.raw, Reader: k.reader, Key: k.own.bytes()}
 		if k.reader {
-			s.Key = k.k.b[:]
+			s.Key = k.k.bytes()
 		}
 		keys = append(keys, s)
 	}

@@ -40,6 +40,8 @@ type keyStatement struct {
 	due        time.Time
 	hash       [32]byte
 	raw        []byte
+
+	asked bool // its key has been asked for; only the channel's own goroutine touches this
 }
 
 func (s *keyStatement) claims(now time.Time) keyClaims {
@@ -176,7 +178,7 @@ func (w *wrap) context() []byte {
 func sealWrap(o *own, self identity.ID, st *keyStatement, to *card, role string, k secret, now time.Time) (raw []byte, hash [32]byte, err error) {
 	w := wrap{channel: st.channel, key: st.id, commitment: st.commitment, wrapper: self, card: o.card,
 		recipient: to.agent, recipCard: to.id, role: role}
-	if w.ciphertext, err = to.keys.encrypter.Encrypt(k.b[:], w.context()); err != nil {
+	if w.ciphertext, err = to.keys.encrypter.Encrypt(k.bytes(), w.context()); err != nil {
 		return nil, hash, err
 	}
 	raw, err = identity.SignStatement(typeWrap, wrapClaims{

@@ -27,6 +27,9 @@ type storage struct {
 
 // openStorage opens or makes a state directory: mode 0700, files 0600, locked against a second process.
 func openStorage(dir string, kek KEK) (*storage, error) {
+	if kek.err != nil {
+		return nil, kek.err
+	}
 	if kek.open == nil {
 		return nil, errors.New("keyring: a state directory needs a key: pass keyring.Passphrase or keyring.EncryptWith")
 	}

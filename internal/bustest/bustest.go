@@ -144,13 +144,23 @@ func (w *World) Admin(account string) *nats.Conn {
 // Raw returns a plain NATS connection with the certificate of src and the rights that this gives.
 func (w *World) Raw(src identity.Source, options ...nats.Option) *nats.Conn {
 	w.T.Helper()
+	nc, err := w.Dial(src, options...)
+	Check(w.T, err)
+	return nc
+}
+
+// Dial is Raw for a connection that should fail.
+func (w *World) Dial(src identity.Source, options ...nats.Option) (*nats.Conn, error) {
+	w.T.Helper()
 	config, err := identity.ClientTLS(src)
 	Check(w.T, err)
 	options = append([]nats.Option{nats.Secure(config), nats.TLSHandshakeFirst(), nats.Timeout(Timeout)}, options...)
 	nc, err := nats.Connect(w.Node.URL(), options...)
-	Check(w.T, err)
+	if err != nil {
+		return nil, err
+	}
 	w.T.Cleanup(nc.Close)
-	return nc
+	return nc, nil
 }
 
 func (w *World) reject(r agentbus.Rejection) {

@@ -1,0 +1,20 @@
+package agentbus
+
+import (
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Timing sets how often a bus made with c looks for a renewed certificate, and how long Close and Stop wait for
+// handlers. Zero: as usual.
+func Timing(c Config, renewEvery, closeTimeout time.Duration) Config {
+	c.renewEvery, c.closeTimeout = renewEvery, closeTimeout
+	return c
+}
+
+// Conn returns the NATS connection in use, which a test may cut off.
+func (b *Bus) Conn() *nats.Conn { return b.wire.current() }
+
+// Matches exposes the check of a subject against a pattern.
+var Matches = matches

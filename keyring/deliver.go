@@ -1,0 +1,132 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/sealbus/sealbus/policy"
+)
+
+// serve gives everybody in a round the keys that they lack.
+func (c *channel) serve(ctx context.Context, round []*join) error {
+	var work []delivery
+	for _, k := range c.givable() {
+		for _, j := range round {
+			if !j.wrapped[k.statement.id] {
+				work = append(work, delivery{to: j, key: k})
+			}
+		}
+	}
+	if err := c.deliverKeys(ctx, work); err != nil {
+		return err
+	}
+	for _, j := range round {
+		j.due, j.role = time.Time{}, c.roleNow(j.name)
+	}
+	return nil
+}
+
+// givable returns the keys that this agent hands out: the current one, where the policy gives newcomers the
+// channel's history every fit one, and always the provisional one that it made itself as a writer, because
+// what it sealed under that can be opened by nobody else.
+func (c *channel) givable() []*chanKey {
+	settings, _ := c.ring.view.Load().policy.Settings(c.ch)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var keys []*chanKey
+	for _, k := range c.keys {
+		if k.reader && c.fit(k.statement) && (settings.History || k == c.current.Load() || c.provisional(k.statement)) {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// delivery is one key for one newcomer.
+type delivery struct {
+	to  *join
+	key *chanKey
+	new bool // made just now, so nobody else can have given it
+}
+
+// deliverKeys wraps and stores, a few at a time. What cannot be delivered, because a card is missing or
+// does not verify, is reported; only a store that fails is an error.
+func (c *channel) deliverKeys(ctx context.Context, work []delivery) error {
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		errs  error
+		slots = make(chan struct{}, wrapWorkers)
+	)
+	for _, d := range work {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			done, err := c.deliverKey(ctx, d)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = errors.Join(errs, err)
+			if done {
+				d.to.wrapped[d.key.statement.id] = true
+			}
+		})
+	}
+	wg.Wait()
+	return errs
+}
+
+func (c *channel) deliverKey(ctx context.Context, d delivery) (done bool, err error) {
+	s := d.key.statement
+	if !c.canRead(d.to.name) && (!c.canWrite(d.to.name) || c.provisional(s)) {
+		return false, nil
+	}
+	if !d.new {
+		if given, err := c.givenByOthers(ctx, d); err != nil || given {
+			return given, err
+		}
+	}
+	to, err := c.cardOf(ctx, d.to)
+	if errors.Is(err, errStore) {
+		return false, err
+	}
+	if err != nil {
+		c.att.report(Report{Key: policy.JoinKey(c.ch, d.to.name, d.to.card), Err: err})
+		return false, nil
+	}
+	role, k := c.role(d.to.name), d.key.k
+	if role == roleWriter {
+		if k, err = k.senderKey(c.name, to.agent.String()); err != nil {
+			return false, err
+		}
+	}
+	raw, hash, err := sealWrap(c.att.own, c.att.self, s, to, role, k, c.ring.now())
+	if err != nil {
+		return false, err
+	}
+	key := policy.WrapKey(c.ch, c.att.self.Name(), d.to.card, s.id, hash)
+	if err := c.att.store.Put(ctx, policy.BucketKeys, key, raw); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// givenByOthers reports whether another reader has given a newcomer the key already. The names of wraps are
+// enough to tell: permissions keep agents to their own names, and what a broker invents here denies the
+// newcomer this key, which the broker can do anyway.
+func (c *channel) givenByOthers(ctx context.Context, d delivery) (bool, error) {
+	if c.turn(d.to.card) == 0 {
+		return false, nil
+	}
+	entries, err := c.att.store.List(ctx, policy.BucketKeys, policy.KeyPrefix(c.ch)+".w.*."+d.to.card+".>")
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if p, err := policy.ParseEntry(e.Key); err == nil && p.ID == d.key.statement.id && c.canRead(p.Author) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
