@@ -26,13 +26,14 @@ type intake struct {
 
 	parked  *lot
 	ready   chan claim // sessions whose fetch has ended
+	overdue chan claim // sessions that have waited long enough for another
 	ctx     context.Context
 	cancel  context.CancelFunc
 	fetches sync.WaitGroup
 }
 
 func newIntake(b *Bus, rc *keyring.Receiver, c *counters) *intake {
-	in := &intake{bus: b, rc: rc, counts: c, parked: newLot(), ready: make(chan claim, maxParkedGroups)}
+	in := &intake{bus: b, rc: rc, counts: c, parked: newLot(), ready: make(chan claim, maxParkedGroups), overdue: make(chan claim)}
 	in.ctx, in.cancel = context.WithCancel(b.ctx)
 	in.inlet = newInlet(func(subject string) {
 		if c.dropped.Add(1) == 1 {
@@ -53,6 +54,8 @@ func (in *intake) run() {
 		case <-in.inlet.some:
 		case c := <-in.ready:
 			in.resume(c)
+		case c := <-in.overdue:
+			in.proceed(c)
 		case <-in.inlet.ended:
 			ended = true
 		}
@@ -63,6 +66,8 @@ func (in *intake) run() {
 		select {
 		case c := <-in.ready:
 			in.resume(c)
+		case c := <-in.overdue:
+			in.proceed(c)
 		case <-timeout.C:
 			in.giveUp()
 		}
@@ -77,6 +82,8 @@ func (in *intake) takeAll(spare []arrival) []arrival {
 		select {
 		case c := <-in.ready:
 			in.resume(c)
+		case c := <-in.overdue:
+			in.proceed(c)
 		default:
 		}
 	}
@@ -90,8 +97,12 @@ func (in *intake) take(a arrival) {
 	}
 	if len(in.parked.groups) > 0 {
 		c, ok := claimOf(a.m.Data)
-		if ok && (in.parked.groups[c] != nil || in.parked.blocked(c, in.parked.count+1)) {
+		if ok && in.parked.groups[c] != nil {
 			in.park(c, a, nil)
+			return
+		}
+		if ok && in.parked.blocked(c, in.parked.count+1) {
+			in.await(in.park(c, a, nil))
 			return
 		}
 	}
@@ -165,15 +176,40 @@ func (in *intake) fetch(g *group) {
 		return
 	}
 	g.fetching = true
-	c, frame, until := g.claim, g.frames[0].m.Data, g.until
+	c, frame, until, sealed := g.claim, g.frames[0].m.Data, g.until, g.sealed
 	in.fetches.Go(func() {
 		// Not from now on: sessions that wait for one another, made up by somebody, would add up.
 		ctx, cancel := context.WithDeadline(in.ctx, until)
 		defer cancel()
 		// Whether it worked is seen when the frames are opened again.
-		_ = in.bus.ring.Await(ctx, frame)
+		for in.bus.ring.Await(ctx, frame) != nil && sealed && ctx.Err() == nil {
+			pause(ctx, cardPause) // its sender renews the card at this moment, or comes back with a new certificate
+		}
 		in.ready <- c // has room: there are never more than maxParkedGroups
 	})
+}
+
+// await sees to it that a group does not wait for another session for longer than orderWait: that one's key may
+// never come, because it is not given to newcomers for example.
+func (in *intake) await(g *group) {
+	if g == nil {
+		return
+	}
+	c := g.claim
+	in.fetches.Go(func() {
+		pause(in.ctx, orderWait)
+		select {
+		case in.overdue <- c:
+		case <-in.ctx.Done():
+		}
+	})
+}
+
+// proceed opens the frames of a group that need not wait for another any more.
+func (in *intake) proceed(c claim) {
+	if g := in.parked.groups[c]; g != nil && !g.fetching {
+		in.retry(g)
+	}
 }
 
 // resume opens the frames of a group whose fetch has ended, and of those that waited for it.

@@ -16,7 +16,7 @@ import (
 // of another sender in them, under a key that never comes, to have that sender's frames wait too. So they are
 // told apart by everything that they claim: the group of a real session waits only for keys that this session
 // needs itself. A session of which a frame has been accepted waits for no other any more; a new one waits only
-// for what was here before it, which is parkTimeout at most.
+// for what was here before it, and for orderWait at most.
 //
 // Of those that lack only a card the seal has opened: they come from a holder of the channel's key. All others can be
 // made by whoever may publish, in any number, so that these get half of the room and no more.

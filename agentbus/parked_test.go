@@ -110,6 +110,22 @@ func TestParkedChain(t *testing.T) {
 	b.want("a", "b1", "b2", "c")
 }
 
+// TestParkedOverdue has a session wait for one whose key does not come in time: it goes first then.
+func TestParkedOverdue(t *testing.T) {
+	b := newBench(t)
+	b.missing["a"] = true
+	b.take("a", 7, 1, 1)
+	b.take("b1", 7, 2, 2)
+	b.take("b2", 7, 2, 2)
+	b.want()
+	b.in.proceed(<-b.in.overdue)
+	b.want("b1", "b2")
+	b.missing["a"] = false
+	b.resume()
+	b.want("b1", "b2", "a")
+	b.in.proceed(claim{}) // of a group that is not there any more
+}
+
 // TestParkedRejects has a key that never comes: the frames are rejected as what they were, and the next session is
 // opened.
 func TestParkedRejects(t *testing.T) {

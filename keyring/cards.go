@@ -86,7 +86,7 @@ func verifyCard(raw []byte, bundles identity.Source, self identity.ID, agent str
 	case who.Name() != agent || c.Card != id.String():
 		return nil, fmt.Errorf("keyring: card of %s %s found in the place of %s %s", who.Name(), c.Card, agent, id)
 	case !now.Before(expires):
-		return nil, errors.New("keyring: card has expired")
+		return nil, fmt.Errorf("keyring: card has expired: %w", identity.ErrExpired)
 	}
 	signing, err := b64.DecodeString(c.Ed25519)
 	if err != nil {
@@ -168,4 +168,20 @@ func (r *Ring) card(ctx context.Context, agent identity.ID, id ulid.ULID) (*card
 	}
 	r.cards.put(c)
 	return c, nil
+}
+
+// awaitCard returns when agent's card is here. A card that is true but has expired is about to be renewed by an
+// agent that goes on sending with a renewed certificate, so that is waited for; nothing else is.
+func (r *Ring) awaitCard(ctx context.Context, agent identity.ID, id ulid.ULID) error {
+	for wait := joinStep; ; wait *= 2 {
+		_, err := r.card(ctx, agent, id)
+		if err == nil || !errors.Is(err, identity.ErrExpired) {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }

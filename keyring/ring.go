@@ -304,7 +304,7 @@ func (r *Ring) Await(ctx context.Context, frame []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, err := r.card(ctx, h.sender, h.card); err != nil {
+	if err := r.awaitCard(ctx, h.sender, h.card); err != nil {
 		return err
 	}
 	p := r.view.Load().policy
