@@ -28,7 +28,7 @@ const (
 type Message struct {
 	ID      ulid.ULID
 	Subject string      // "prices.eu.de"; of a request or reply the agent's or service's name
-	Sender  identity.ID // proven: by the signature on a signed channel, else by the seal
+	Sender  identity.ID // proven by the signature, on a pair by the seal; on an unsigned topic any of its readers could have said it
 	Time    time.Time   // when it was sealed, by the sender's clock, in milliseconds
 	Signed  bool        // there is a signature that a third party could be shown
 	Payload []byte      // the receiver's own

@@ -96,6 +96,9 @@ func verifyCard(raw []byte, bundles identity.Source, self identity.ID, agent str
 	if err != nil {
 		return nil, err
 	}
+	if b64.EncodeToString(signing) != c.Ed25519 || b64.EncodeToString(hpkeKey) != c.HPKE {
+		return nil, errSpelling
+	}
 	keys, err := newPeerKeys(signing, hpkeKey)
 	if err != nil {
 		return nil, err

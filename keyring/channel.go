@@ -299,7 +299,7 @@ func (c *channel) apply(ctx context.Context, e event) {
 	}
 }
 
-// readers reports what this agent is to the channel under the policy in force.
+// isReader reports whether this agent may read the channel under the policy in force.
 func (c *channel) isReader() bool {
 	return c.ring.view.Load().policy.CanRead(c.ch, c.att.self.Name())
 }

@@ -52,7 +52,7 @@ const (
 	Misdirected                    // another channel, recipient, kind or reference than is expected here
 	Revoked                        // the sender is revoked
 	NotEntitled                    // the policy does not let the sender do that
-	Unsigned                       // the policy asks for a signature and there is none
+	Unsigned                       // the policy asks for a signature, or a retained topic for a commitment, and there is none
 	Stale                          // expired, outside the live window, or from before this receiver's time
 	NoKey                          // the channel key is not here (yet)
 	Seen                           // a sequence number that this receiver has accepted before

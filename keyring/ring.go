@@ -317,7 +317,8 @@ func (r *Ring) Await(ctx context.Context, frame []byte) error {
 	}
 	return c.await(ctx, func() bool {
 		k := c.held(h.key)
-		return k != nil && k.reader
+		// A key that another writer says it made may turn out to be a reader's, when the reader's word comes.
+		return k != nil && k.reader && (!c.provisional(k.statement) || k.statement.creator == h.sender)
 	})
 }
 

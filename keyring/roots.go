@@ -35,7 +35,8 @@ func (r *rootCache) add(k [sha256.Size]byte) {
 	r.now[k] = struct{}{}
 }
 
-// drop forgets everything: the policy or a card has changed.
+// drop forgets everything, because the policy has changed. A card that changes needs none of this: its key is
+// part of every entry.
 func (r *rootCache) drop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -68,8 +68,14 @@ func (c *keyClaims) statement() (*keyStatement, error) {
 	if s.id == 0 || !s.creator.IsAgent() {
 		return nil, errors.New("keyring: key statement without an id or by no agent")
 	}
+	if s.claims(time.Unix(c.IssuedAt, 0)) != *c {
+		return nil, errSpelling
+	}
 	return s, nil
 }
+
+// errSpelling is for values that say the same in another way: in upper case, with a line end inside.
+var errSpelling = errors.New("keyring: a claim is not spelled as this format has it")
 
 func decode32(dst *[32]byte, decode func(string) ([]byte, error), text string) error {
 	b, err := decode(text)
@@ -163,7 +169,20 @@ func (c *wrapClaims) wrap() (*wrap, error) {
 	if w.role != roleReader && w.role != roleWriter {
 		return nil, errors.New("keyring: wrap with an unknown role")
 	}
+	if w.claims(time.Unix(c.IssuedAt, 0)) != *c {
+		return nil, errSpelling
+	}
 	return w, nil
+}
+
+func (w *wrap) claims(now time.Time) wrapClaims {
+	return wrapClaims{
+		IssuedAt: now.Unix(), Channel: w.channel.String(), Key: w.key,
+		Commitment: b64.EncodeToString(w.commitment[:]),
+		Wrapper:    w.wrapper.String(), WrapperCard: w.card.String(),
+		Recipient: w.recipient.String(), RecipientCard: w.recipCard.String(),
+		Role: w.role, Ciphertext: b64.EncodeToString(w.ciphertext),
+	}
 }
 
 // context is HPKE's info: everything that the wrap is about, so that its ciphertext fits nowhere else.
@@ -181,13 +200,7 @@ func sealWrap(o *own, self identity.ID, st *keyStatement, to *card, role string,
 	if w.ciphertext, err = to.keys.encrypter.Encrypt(k.bytes(), w.context()); err != nil {
 		return nil, hash, err
 	}
-	raw, err = identity.SignStatement(typeWrap, wrapClaims{
-		IssuedAt: now.Unix(), Channel: w.channel.String(), Key: w.key,
-		Commitment: b64.EncodeToString(w.commitment[:]),
-		Wrapper:    self.String(), WrapperCard: o.card.String(),
-		Recipient: to.agent.String(), RecipientCard: to.id.String(),
-		Role: role, Ciphertext: b64.EncodeToString(w.ciphertext),
-	}, o.card.String(), statementSigner{o})
+	raw, err = identity.SignStatement(typeWrap, w.claims(now), o.card.String(), statementSigner{o})
 	if err != nil {
 		return nil, hash, err
 	}

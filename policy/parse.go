@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -19,7 +20,7 @@ import (
 //
 // A policy that was only parsed is nobody's word: agents and brokers use [Verify].
 func Parse(text []byte) (*Policy, error) {
-	d := &decoder{}
+	d := &decoder{last: bytes.Count(bytes.TrimSuffix(text, []byte("\n")), []byte("\n")) + 1}
 	p := &Policy{
 		text:     string(text),
 		channels: make(map[Channel]*rule),

@@ -25,11 +25,12 @@ const (
 
 // decoder collects the problems of one text.
 type decoder struct {
+	last     int // the text's last line: YAML counts one more where something is missing at the end
 	problems []Problem
 }
 
 func (d *decoder) failAt(line, column int, format string, args ...any) {
-	d.problems = append(d.problems, Problem{Line: max(line, 1), Column: column, Msg: fmt.Sprintf(format, args...)})
+	d.problems = append(d.problems, Problem{Line: max(min(line, d.last), 1), Column: column, Msg: fmt.Sprintf(format, args...)})
 }
 
 func (d *decoder) fail(n *yaml.Node, format string, args ...any) {
@@ -133,9 +134,8 @@ func (d *decoder) syntax(text []byte, err error) {
 		d.failAt(1, 0, "this is not YAML: %v", err)
 		return
 	}
-	// YAML's end of the text is the line after the last.
 	at := le.Mark
-	at.Line = min(at.Line, bytes.Count(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))+1)
+	at.Line = min(at.Line, d.last)
 	switch {
 	case strings.Contains(le.Message, "could not find expected ':'"):
 		d.failAt(le.ContextMark.Line, le.ContextMark.Column, "no colon follows here: write the field's name, a colon, a space and its value")
