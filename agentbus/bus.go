@@ -57,7 +57,7 @@ func (b *Bus) Stats() Stats {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.counts.stats().plus(b.past)
-	s.Dropped += b.replies.in.inlet.lost.Load()
+	s.Dropped += b.wire.dropped(b.replies.route)
 	for sub := range b.subs {
 		s = s.plus(sub.Stats())
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/identity/devca"
 	"github.com/sealbus/sealbus/internal/bustest"
+	"github.com/sealbus/sealbus/keyring"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -53,6 +54,21 @@ func TestConfig(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSharedKeyring gives a second bus the keyring of a first one: it is refused, and the first goes on.
+func TestSharedKeyring(t *testing.T) {
+	w := bustest.New(t, testPolicy)
+	c := w.Config("feed-1")
+	feed := w.Connect(c)
+	for _, servers := range [][]string{c.Servers, nil} {
+		again := c
+		again.Servers = servers
+		if _, err := agentbus.Connect(w.Ctx(), again); !errors.Is(err, keyring.ErrAttached) {
+			t.Errorf("got %v", err)
+		}
+	}
+	bustest.Check(t, feed.Publish(w.Ctx(), "gossip", nil))
 }
 
 // TestConnectRefused connects to brokers and with certificates that are not right.

@@ -44,7 +44,7 @@ func newIntake(b *Bus, rc *keyring.Receiver, c *counters) *intake {
 }
 
 // run opens frames until the inlet has ended, then those that have arrived by then. Those that wait for a key
-// get their chance too, for as long as a key is waited for.
+// get their chance too, for a moment.
 func (in *intake) run() {
 	defer in.fetches.Wait()
 	defer in.cancel()
@@ -60,7 +60,7 @@ func (in *intake) run() {
 			ended = true
 		}
 	}
-	timeout := time.NewTimer(parkTimeout)
+	timeout := time.NewTimer(drainWait)
 	defer timeout.Stop()
 	for len(in.parked.groups) > 0 {
 		select {

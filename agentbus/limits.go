@@ -30,6 +30,7 @@ const (
 	maxSenders      = 4096     // senders whose newest session is remembered, per subscription
 	maxRefusals     = 256      // requests waiting to be told that the responder is overloaded
 	parkTimeout     = 5 * time.Second
+	drainWait       = time.Second            // that Stop waits for keys
 	orderWait       = 500 * time.Millisecond // that a sender's session waits for the one before it
 	cardPause       = 50 * time.Millisecond  // between looks for a card that has expired
 	maxPending      = 65536                  // requests waiting for their replies

@@ -2,7 +2,9 @@ package agentbus_test
 
 import (
 	"context"
+	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -118,6 +120,56 @@ func TestRenewalWithoutBroker(t *testing.T) {
 	if n := feed.Stats().Reconnects; n != 1 {
 		t.Errorf("%d connections made, want 1", n)
 	}
+}
+
+// TestRenewalRefused renews a certificate with one that the broker does not accept: the agent goes on with the
+// connection that it has, says so, and takes the next good one.
+func TestRenewalRefused(t *testing.T) {
+	w := bustest.New(t, testPolicy)
+	c := w.Config("feed-1")
+	src := identity.NewMemory(nil, w.CA.Bundle())
+	c.Identity = src
+	said := make(warnings, 64)
+	c.Logger = slog.New(slog.NewTextHandler(said, nil))
+	renew(t, w, src, "feed-1", time.Hour)
+	feed, planner := w.Connect(agentbus.Timing(c, time.Millisecond, 0)), w.Agent("planner")
+	handler, got := collect(8)
+	_, err := planner.Subscribe(w.Ctx(), "prices", handler)
+	bustest.Check(t, err)
+	bustest.Check(t, feed.Publish(w.Ctx(), "prices", nil))
+	bustest.Receive(t, got)
+	other, err := devca.New(bustest.Domain)
+	bustest.Check(t, err)
+	svid, err := other.Agent("feed-1", time.Hour)
+	bustest.Check(t, err)
+	src.SetSVID(svid)
+	for range 3 {
+		if line := bustest.Receive(t, said); !strings.Contains(line, "refuses the certificate") {
+			t.Errorf("the log says %s", line)
+		}
+		bustest.Check(t, feed.Publish(w.Ctx(), "prices", nil))
+		bustest.Receive(t, got)
+	}
+	if n := feed.Stats().Reconnects; n != 0 {
+		t.Errorf("%d connections made", n)
+	}
+	renew(t, w, src, "feed-1", time.Hour)
+	eventually(t, "the connection replaced", func() bool { return feed.Stats().Reconnects == 1 })
+	bustest.Check(t, feed.Publish(w.Ctx(), "prices", nil))
+	bustest.Receive(t, got)
+}
+
+// warnings passes on what is logged, as far as there is room.
+type warnings chan string
+
+func (c warnings) Write(p []byte) (int, error) {
+	if !strings.Contains(string(p), "level=INFO") {
+		select {
+		case c <- string(p):
+		default:
+		}
+	}
+	return len(p), nil
 }
 
 // TestExpiry lets a certificate expire: the broker ends the connection. With a renewed certificate it is made again by

@@ -189,7 +189,7 @@ func (s *Subscription) start(ctx context.Context, group string, finish func(), s
 }
 
 // Stop ends the subscription: nothing new arrives, what has arrived is handled, then it returns. A message whose key
-// is still on its way is waited for, up to 5 seconds. It waits up to 30 seconds for handlers, then cancels their
+// is still on its way is waited for, up to a second. It waits up to 30 seconds for handlers, then cancels their
 // contexts and returns an error. It is idempotent, and every call waits. A handler that calls it for its own
 // subscription waits for itself: let it use a goroutine.
 func (s *Subscription) Stop() error {
@@ -226,7 +226,7 @@ func (s *Subscription) wait(ctx context.Context) error {
 // the bus's.
 func (s *Subscription) Stats() Stats {
 	st := s.counts.stats()
-	st.Dropped += s.in.inlet.lost.Load()
+	st.Dropped += s.bus.wire.dropped(s.routes...)
 	return st
 }
 

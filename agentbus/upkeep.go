@@ -58,6 +58,10 @@ func (b *Bus) keepUp() {
 // keepUpOnce does what is due, and reports whether it still is.
 func (b *Bus) keepUpOnce(due bool) bool {
 	leaf := b.ownLeaf()
+	// The connection first: a certificate that the broker does not accept makes no card that others would not.
+	if leaf != nil && !b.wire.shows(leaf) && b.wire.current().IsConnected() && !b.reconnect(leaf) && !due {
+		return false
+	}
 	if due || leaf != nil && !leaf.Equal(b.leaf.Load()) {
 		if err := b.refresh(); err != nil {
 			b.log.Warn("refreshing keys and policy failed; trying again", "error", err)
@@ -65,11 +69,12 @@ func (b *Bus) keepUpOnce(due bool) bool {
 		}
 		b.leaf.Store(leaf)
 	}
-	// The broker ends a connection with the certificate that it was made with, so the new one needs a new one.
-	// While the connection is away nats.go makes one in any case.
-	if leaf == nil || leaf.Equal(b.wire.shown.Load()) || !b.wire.current().IsConnected() {
-		return false
-	}
+	return false
+}
+
+// reconnect makes a connection that shows a renewed certificate. The broker ends one with the certificate that it
+// was made with. While there is none nats.go makes one in any case.
+func (b *Bus) reconnect(leaf *x509.Certificate) bool {
 	ctx, cancel := context.WithTimeout(b.ctx, refreshTimeout)
 	defer cancel()
 	if err := b.wire.replace(ctx); err != nil {
@@ -78,7 +83,7 @@ func (b *Bus) keepUpOnce(due bool) bool {
 	}
 	b.counts.reconnects.Add(1)
 	b.log.Info("connected with the renewed certificate", "until", leaf.NotAfter)
-	return false
+	return true
 }
 
 // ownLeaf returns the certificate that the source holds now, nil if it has none.

@@ -24,7 +24,6 @@ import (
 type wire struct {
 	bus    *Bus
 	config *tls.Config
-	shown  atomic.Pointer[x509.Certificate] // the certificate shown last
 
 	mu     sync.RWMutex // held for writing while connections change places
 	link   *link
@@ -35,7 +34,8 @@ type wire struct {
 type link struct {
 	nc    *nats.Conn
 	js    jetstream.JetStream
-	users sync.WaitGroup // calls on the store that are under way
+	users sync.WaitGroup                   // calls that wait for an answer on it
+	shown atomic.Pointer[x509.Certificate] // the certificate that it was made with
 }
 
 // route is one subscription of the bus, over whichever connection there is. What arrives goes to the inlet,
@@ -48,18 +48,22 @@ type route struct {
 }
 
 func newWire(b *Bus, config *tls.Config) *wire {
-	w := &wire{bus: b, config: config.Clone(), routes: make(map[*route]struct{})}
-	present := config.GetClientCertificate
-	w.config.GetClientCertificate = func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		c, err := present(r)
+	return &wire{bus: b, config: config, routes: make(map[*route]struct{})}
+}
+
+// configFor returns the TLS configuration of one connection, which notes the certificate that it shows.
+func (w *wire) configFor(l *link) *tls.Config {
+	config := w.config.Clone()
+	config.GetClientCertificate = func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		c, err := w.config.GetClientCertificate(r)
 		if err == nil && len(c.Certificate) > 0 {
 			if leaf, err := x509.ParseCertificate(c.Certificate[0]); err == nil {
-				w.shown.Store(leaf)
+				l.shown.Store(leaf)
 			}
 		}
 		return c, err
 	}
-	return w
+	return config
 }
 
 // dial makes a connection. ctx bounds that and no more: nats.go takes no context, so its dialer does.
@@ -68,7 +72,8 @@ func (w *wire) dial(ctx context.Context) (*link, error) {
 	defer cancel()
 	d := &dialer{Dialer: net.Dialer{Timeout: connectTimeout}, first: ctx}
 	defer d.connected()
-	options := append(w.bus.natsOptions(), nats.Secure(w.config), nats.SetCustomDialer(d))
+	l := new(link)
+	options := append(w.bus.natsOptions(), nats.Secure(w.configFor(l)), nats.SetCustomDialer(d))
 	nc, err := nats.Connect(strings.Join(w.bus.config.Servers, ","), options...)
 	if err != nil {
 		if cause := ctx.Err(); cause != nil {
@@ -81,7 +86,8 @@ func (w *wire) dial(ctx context.Context) (*link, error) {
 		nc.Close()
 		return nil, fmt.Errorf("agentbus: %w", err)
 	}
-	return &link{nc: nc, js: js}, nil
+	l.nc, l.js = nc, js
+	return l, nil
 }
 
 // dialer ends a first attempt, TLS handshake included, when its context ends.
@@ -120,6 +126,13 @@ func (w *wire) current() *nats.Conn {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	return w.link.nc
+}
+
+// shows reports whether the connection in use was made with a certificate.
+func (w *wire) shows(leaf *x509.Certificate) bool {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return leaf.Equal(w.link.shown.Load())
 }
 
 // use lends the connection for a call that waits for an answer: it is kept open until done.
@@ -189,6 +202,23 @@ func (w *wire) forget(r *route) *nats.Subscription {
 		r.inlet.missed(r.sub)
 	}
 	return r.sub
+}
+
+// dropped returns how many frames nats.go had no room for, over all the connections that there have been.
+func (w *wire) dropped(routes ...*route) (n uint64) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	for i, r := range routes {
+		if i == 0 {
+			n = r.inlet.lost.Load()
+		}
+		if _, ok := w.routes[r]; ok {
+			if d, err := r.sub.Dropped(); err == nil {
+				n += uint64(d)
+			}
+		}
+	}
+	return n
 }
 
 func drainAll(ctx context.Context, nc *nats.Conn, subs []*nats.Subscription) {

@@ -80,6 +80,18 @@ func (w *keyWorld) refused(keys ...string) {
 	}
 }
 
+// settled waits until the writer has looked at all that was put before: at junk that was put behind it.
+func (w *keyWorld) settled() {
+	w.t.Helper()
+	for _, key := range []string{
+		policy.KeyStatementKey(trustGossip, "planner", 1, [32]byte{}),
+		policy.WrapKey(trustGossip, "planner", w.writer.Card, 1, [32]byte{}),
+	} {
+		w.o.put(policy.BucketKeys, key, []byte("junk"))
+		w.write.await(w.t, notBelieved, key, "")
+	}
+}
+
 // unchanged publishes and checks that the key in use is still the genuine one, and that frames under a forged
 // key, as from the writer and as from the forger itself, are not accepted.
 func (w *keyWorld) unchanged(forged ...*forgedKey) {
@@ -218,21 +230,34 @@ func TestWriterMakesKey(t *testing.T) {
 	bustest.Empty(t, w.got)
 }
 
-// TestWriterClaimsReadersKey: a writer sees a reader's wraps go by, which name the key, and publishes a
-// statement that it made that key before the reader publishes its own. The key stays the reader's.
+// TestWriterClaimsReadersKey: a writer sees a reader's wraps go by, which name the key, and publishes a statement
+// that it made that key before the reader publishes its own, and gives another writer a key that it knows in the
+// place of the reader's. The key stays the reader's, and nothing is sealed so that the writer could read it.
 func TestWriterClaimsReadersKey(t *testing.T) {
 	t.Parallel()
-	w := newKeyWorld(t)
-	reader, _ := insider(w.World, w.o, "exec-2", trustGossip)
-	f := certified(w.World, "feed-2")
-	w.o.put(policy.BucketCards, policy.CardKey("feed-2", f.card.String()), f.cardStatement(nil))
-	k := newForgedKey(t, trustGossip)
-	reader.give(w.o, k, []victim{w.reader}, []victim{w.writer})
-	f.publish(w.o, k, nil)
-	evil := &forgedKey{ch: k.ch, id: k.id, commitment: k.commitment, secret: newForgedKey(t, trustGossip).secret}
-	f.give(w.o, evil, nil, []victim{w.writer})
-	reader.publish(w.o, k, nil)
-	sayUnder(w.World, w.feed, "gossip.x", k.id, w.wire, w.got)
+	for _, first := range []string{"the reader's wraps come first", "the writer's wrap comes first"} {
+		t.Run(first, func(t *testing.T) {
+			t.Parallel()
+			w := newKeyWorld(t)
+			reader, _ := insider(w.World, w.o, "exec-2", trustGossip)
+			f := certified(w.World, "feed-2")
+			w.o.put(policy.BucketCards, policy.CardKey("feed-2", f.card.String()), f.cardStatement(nil))
+			k := newForgedKey(t, trustGossip)
+			evil := newForgedKey(t, trustGossip).secret
+			give := func() { reader.give(w.o, k, []victim{w.reader}, []victim{w.writer}) }
+			if first == "the reader's wraps come first" {
+				give()
+			}
+			f.publish(w.o, k, nil)
+			f.wrap(w.o, k, w.writer, "writer", evil, nil)
+			w.settled()
+			if first != "the reader's wraps come first" {
+				give()
+			}
+			reader.publish(w.o, k, nil)
+			sayUnder(w.World, w.feed, "gossip.x", k.id, w.wire, w.got)
+		})
+	}
 }
 
 // TestForgedSessionsDoNotAddUp: frames that name a writer's card, each in a session of its own and under a key

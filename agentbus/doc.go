@@ -1,0 +1,110 @@
+// Package agentbus is what agents use: publish and subscribe, request and reply, sealed end to end.
+//
+// An agent needs a certificate that says who it is and the fingerprint of the operator's policy key. Connect makes
+// the one connection, over mutual TLS 1.3 to a broker whose ID it verifies, and takes the operator's policy from
+// there; the policy says who may publish, subscribe, ask and answer where. Nothing that the broker sees, stores or
+// says is believed without a signature, and nothing of a message is readable to it but subjects, names, sizes and
+// times.
+//
+//	src, err := identity.LoadFiles("planner.pem", "planner-key.pem", "ca.pem")
+//	ring, err := keyring.Open(dir, keyring.Passphrase(phrase), operator)
+//	bus, err := agentbus.Connect(ctx, agentbus.Config{Servers: servers, Identity: src, Keyring: ring})
+//	defer bus.Close()
+//
+//	sub, err := bus.Subscribe(ctx, "prices.>", func(ctx context.Context, m *agentbus.Message) error { … })
+//	err = bus.Publish(ctx, "prices.eu.de", payload, agentbus.ContentType("application/json"))
+//
+//	srv, err := bus.Serve(ctx, func(ctx context.Context, r *agentbus.Message) ([]byte, error) { … })
+//	reply, err := bus.Request(ctx, "bob", payload)
+//
+// # What a Message is
+//
+// A handler is only given what passed every check: its sender is who Message.Sender says, the policy lets that agent
+// send this here, it was sealed for this subject and this receiver, within the topic's max_age, nothing in it has
+// been changed, and this subscription has not been given it before. On an unsigned topic any of its readers can
+// speak as any of its writers; elsewhere nobody can.
+//
+// # Delivery
+//
+// Topics, requests and replies are delivered at most once. Publish on a topic that is not retained returns when the
+// frame is handed to the connection; Flush waits until the broker has it. Publish on a retained topic returns when
+// the broker has acknowledged that the frame is on its disk, and asks again for an acknowledgement that did not come;
+// the broker stores the frame once. What of this a subscriber gets live is at most once all the same.
+//
+// Messages of one sender arrive in the order in which its calls of Publish followed one another, over all subjects
+// of a subscription. Between senders there is no order. Where a sender's key changes and the earlier one is still on
+// its way to this receiver, later messages wait for it for up to half a second.
+//
+// A subscription to a whole topic ("prices.>") counts what is missing in its senders' sessions as Stats.Lost: what
+// the broker or the network lost, what was dropped here before it was opened, and what was rejected. A hole is
+// counted once 1,024 later frames of the session have come, so that what merely comes late is not; that nothing
+// is missing at the end of a session cannot be known.
+//
+// # Handlers
+//
+//   - The handler of Subscribe is called for one message at a time, those of Serve and ServeService for
+//     Concurrency requests at a time.
+//   - One that returns an error: Stats.HandlerErrors, Config.OnError, and a line in the log that does not have the
+//     error's text. The message is not delivered again. Of a request, the requester gets the text as a RemoteError.
+//   - One that panics, or calls runtime.Goexit: Stats.Panics and a line in the log; a panic goes to OnError too. The
+//     subscription goes on. The requester is told that the handler failed, after Goexit nothing.
+//   - One that is slow: up to Config.Buffer messages, and 64 MiB of them, wait. What comes then is dropped:
+//     Stats.Dropped, and a line in the log for the first. A requester gets ErrOverloaded. The other subscriptions
+//     of the bus do not notice.
+//   - More frames than can be opened: up to 65,536 frames, and 64 MiB of them, wait for that; what comes then is
+//     Dropped too.
+//   - Its context ends when the bus or the subscription gives up waiting for it, that of a request also when nobody
+//     waits for the answer any more. With it the handler can publish and ask even while Close waits for it.
+//   - Stop and Close wait for handlers; a handler that calls them waits for itself, for 30 seconds. It calls them in a
+//     goroutine.
+//
+// # Rejections
+//
+// A frame that fails a check is counted under its reason in Stats.Rejected, handed to Config.OnReject, and forgotten.
+// It never stops a subscription. What the reasons mean stands with keyring.Reason; in short, Malformed, Misdirected,
+// BadSeal, BadSignature and Seen do not happen without somebody tampering or replaying, NotEntitled, Revoked and
+// Unsigned also not, except for a moment after a policy has changed; Stale comes of a slow network, of wrong clocks
+// and of what waited for a connection; NoKey and NoCard of what did not come in time from the other agents. What
+// arrives twice because a connection was being replaced is no rejection.
+//
+// An entry of the store that is not believed, a key or a card or a policy, is counted as Stats.Skipped.
+//
+// # Keys
+//
+// Nobody handles keys. An agent's first use of a topic, a service or another agent joins that channel: readers that
+// are connected hand it the key within milliseconds; a reader that is alone makes one; a writer that is alone makes
+// a provisional one, under which it can publish at once, and hands that to the first readers that come. So what is
+// published before anybody has subscribed is not lost for want of a key, but a topic that is not retained keeps it
+// for nobody. A frame whose key or whose sender's card is not here yet waits for it, for up to 5 seconds; half of
+// the room for that is kept for those who hold the channel's key.
+//
+// Whoever holds a key that others still need stays until they have it: an agent that closes in the very moment after
+// its first message to another may leave before the other has got the key.
+//
+// # Connections
+//
+// A connection that is lost is made again, after 100 milliseconds at first and 3 seconds at most, for as long as the
+// bus lives; a broker that has died without a word is noticed within a minute. Subscriptions, sessions and keys are
+// kept. Meanwhile:
+//
+//   - Publish, Request and replies: up to 8 MiB of frames wait and go out when the connection is back, in order.
+//     Beyond that the error is ErrDisconnected. Receivers refuse what is older than its max_age, or than its ExpiresIn,
+//     by then. What was handed over in the moments before the loss may be lost without an error.
+//   - Publish on a retained topic waits for its acknowledgement, until its context ends.
+//   - A request that was under way gets its reply if that comes after the connection is back, else its context's
+//     error.
+//   - Flush fails when the connection is lost under it. Subscribe and Serve wait.
+//   - What is published to a topic before this agent is connected again does not reach it.
+//
+// Over a broker that does not take what is sent, Publish may block for up to a minute, whatever its context.
+//
+// Where the certificate is renewed, the agent's card is published anew, a second connection is made that shows the
+// new certificate, everything moves over, and the first one ends: nothing is lost, comes twice or out of order.
+//
+// # Policies
+//
+// A newer policy counts from the moment when it arrives. An agent that lost the right to publish gets ErrNotEntitled.
+// One that lost the right to subscribe keeps its Subscription, and all that comes is rejected as NotEntitled, until
+// a policy gives the right back: then it goes on by itself, if the broker has not been told otherwise. Where somebody
+// lost a channel, the next message waits until the remaining agents have a new key.
+package agentbus
