@@ -188,7 +188,7 @@ func (s *Sender) header(d *Draft, settings policy.Settings) (h envelope.Header, 
 	}
 	h = envelope.Header{
 		Kind: d.Kind, Ref: d.Ref, Channel: s.name, Sender: s.self, Card: s.att.own.card,
-		Recipient: []byte(d.Recipient), Count: uint16(len(d.Messages)),
+		Count: uint16(len(d.Messages)),
 	}
 	if settings.Signed {
 		h.Flags |= envelope.FlagSigned
@@ -239,7 +239,7 @@ func (s *Sender) renew(now time.Time) error {
 }
 
 // scratch is memory for one seal or open.
-type scratch struct{ plain, data []byte }
+type scratch struct{ plain, data, name []byte }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
@@ -286,7 +286,10 @@ func (s *Sender) sealBody(dst []byte, h *envelope.Header, aead tink.AEAD, d *Dra
 	if settings.Pad {
 		b.plain = envelope.AppendPadding(b.plain, 0)
 	}
+	b.name = append(b.name[:0], d.Recipient...)
+	h.Recipient = b.name
 	out, err := envelope.AppendHeader(dst, h)
+	h.Recipient = nil // lent: no signature covers it but by way of the leaf
 	if err != nil {
 		return dst, leaf, err
 	}
