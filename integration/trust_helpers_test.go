@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -95,9 +96,19 @@ func (o *owner) empty(bucket string) {
 	bustest.Check(o.w.T, err)
 	config := s.CachedInfo().Config
 	o.drop(bucket)
-	_, err = o.js.CreateStream(o.w.Ctx(), config)
+	// The server says that a stream is deleted before its files are gone, and makes none in their place.
+	for ctx := o.w.Ctx(); ; {
+		_, err = o.js.CreateStream(ctx, config)
+		var api *jetstream.APIError
+		if ctx.Err() != nil || !errors.As(err, &api) || api.ErrorCode != storeCreateFailed {
+			break
+		}
+	}
 	bustest.Check(o.w.T, err)
 }
+
+// storeCreateFailed is the server's code for a stream whose directory it cannot make.
+const storeCreateFailed = 10049
 
 // drop deletes a bucket.
 func (o *owner) drop(bucket string) {
