@@ -21,9 +21,9 @@ type ceiling struct {
 
 // pass lets a frame of time ms be accepted, writing a new ceiling first if the one on disk is too low. After
 // close it lets none: what is accepted is either in what settle writes, or refused here.
-func (c *ceiling) pass(s *storage, ms, now int64) error {
+func (c *ceiling) pass(s *storage, ms int64, now func() time.Time) error {
 	if s != nil && ms > c.written.Load() {
-		if err := c.raise(s, max(ms, now)+ceilingAhead.Milliseconds()); err != nil {
+		if err := c.raise(s, max(ms, now().UnixMilli())+ceilingAhead.Milliseconds()); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,9 @@
 // keys, signed with the certificate's key, valid as long as the certificate is. [Ring.Sender] seals on a channel,
 // [Ring.Receiver] and [Ring.PairReceiver] open. [Ring.Close] ends it all.
 //
+// [Sender.Seal] seals one frame. [Sender.SealBundles] seals many, each of the messages that were gathered for it, under one
+// signature: that is how signing everything stays affordable.
+//
 // # Keys
 //
 // A channel key K is 32 random bytes. Who may read the channel holds K. Who may only write holds
@@ -47,6 +50,9 @@
 // the channel's max_age and none that is more than two seconds ahead of its clock. With a state directory that holds over a
 // restart and a crash, because the time up to which frames are accepted is on disk before they are. Without one, a frame
 // of a sender whose clock is ahead can be accepted a second time by a process that starts within that lead.
+//
+// Open is [Receiver.Unseal], all that is dear, which many goroutines may do at once and in any order, and then
+// [Receiver.Accept], which knows what was received before.
 //
 // On a channel that the policy does not have signed, any reader can speak as any writer. On a pair nobody can but the two.
 // Whoever reads can pass on what it reads; there is no forward secrecy within the life of a key.

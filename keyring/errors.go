@@ -32,11 +32,11 @@ var (
 	// ErrLocked is returned by Open while another process holds the state directory.
 	ErrLocked = errors.New("keyring: the state directory is in use by another process")
 
-	// ErrNoKey is returned by Seal when the channel's key is fit no more, because the policy took the channel from
+	// ErrNoKey is returned by Seal and SealBundles when the channel's key is fit no more, because the policy took the channel from
 	// somebody, and the next one has not come yet. Join waits for it.
 	ErrNoKey = errors.New("keyring: no key yet")
 
-	// ErrTooLarge is returned by Seal for messages that do not fit into one frame.
+	// ErrTooLarge is returned by Seal and SealBundles for messages that do not fit into one frame.
 	ErrTooLarge = errors.New("keyring: message too large")
 )
 
@@ -86,7 +86,7 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
-// Rejection is the error of Receiver.Open. Channel, Sender and ID are what the frame claims: nothing
+// Rejection is the error of Receiver.Open, Unseal and Accept. Channel, Sender and ID are what the frame claims: nothing
 // about a rejected frame is proven, and nothing of its content is in here.
 type Rejection struct {
 	Reason  Reason

@@ -91,40 +91,7 @@ func matches(filter, key string) bool {
 func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	ca, err := devca.New("example.org")
-	if err != nil {
-		log.Fatal(err)
-	}
-	operator, err := identity.GenerateOperatorKey()
-	if err != nil {
-		log.Fatal(err)
-	}
-	signed, err := policy.Sign([]byte(`
-trust_domain: example.org
-revision: 1
-topics:
-  prices: {publish: ["feed-*"], subscribe: [planner]}
-`), operator, time.Now())
-	if err != nil {
-		log.Fatal(err)
-	}
-	s := &store{entries: map[string][]byte{policy.BucketPolicy + " " + policy.PolicyKey: signed}, follows: map[int]func(string, keyring.Entry){}}
-
-	attach := func(name string) *keyring.Ring {
-		ring, err := keyring.Memory(operator.Fingerprint())
-		if err != nil {
-			log.Fatal(err)
-		}
-		src, err := ca.AgentSource(name, time.Hour)
-		if err != nil {
-			log.Fatal(err)
-		}
-		if err := ring.Attach(ctx, src, s, func(r keyring.Report) { log.Print(r.Key, ": ", r.Err) }); err != nil {
-			log.Fatal(err)
-		}
-		return ring
-	}
-	planner, feed := attach("planner"), attach("feed-1")
+	planner, feed := agents(ctx)
 	defer planner.Close(ctx)
 	defer feed.Close(ctx)
 
@@ -168,4 +135,42 @@ topics:
 	// 42.17 from spiffe://example.org/agent/feed-1, signed: true
 	// again: replayed
 	// [redacted]
+}
+
+// agents makes a trust domain, its policy, and two agents that share a store.
+func agents(ctx context.Context) (planner, feed *keyring.Ring) {
+	ca, err := devca.New("example.org")
+	if err != nil {
+		log.Fatal(err)
+	}
+	operator, err := identity.GenerateOperatorKey()
+	if err != nil {
+		log.Fatal(err)
+	}
+	signed, err := policy.Sign([]byte(`
+trust_domain: example.org
+revision: 1
+topics:
+  prices: {publish: ["feed-*"], subscribe: [planner]}
+`), operator, time.Now())
+	if err != nil {
+		log.Fatal(err)
+	}
+	s := &store{entries: map[string][]byte{policy.BucketPolicy + " " + policy.PolicyKey: signed}, follows: map[int]func(string, keyring.Entry){}}
+
+	attach := func(name string) *keyring.Ring {
+		ring, err := keyring.Memory(operator.Fingerprint())
+		if err != nil {
+			log.Fatal(err)
+		}
+		src, err := ca.AgentSource(name, time.Hour)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if err := ring.Attach(ctx, src, s, func(r keyring.Report) { log.Print(r.Key, ": ", r.Err) }); err != nil {
+			log.Fatal(err)
+		}
+		return ring
+	}
+	return attach("planner"), attach("feed-1")
 }

@@ -68,7 +68,7 @@ func TestForgeryByWayOfVerifiedRoots(t *testing.T) {
 		mustOpen(t, p.rc, p2.seal(t, "known"), p.want)
 		check(t, mallory.Join(w.ctx(), prices))
 		synctest.Wait()
-		frames := p.sealAll(t, 6)
+		frames := p.sealAll(t, 6, 1)
 		for _, f := range frames[:5] {
 			mustOpen(t, p.rc, f, p.want)
 		}
@@ -121,24 +121,26 @@ func TestForgeryByWayOfVerifiedRoots(t *testing.T) {
 // TestRootCacheStaysSmall and forgets when the policy changes.
 func TestRootCache(t *testing.T) {
 	var c rootCache
-	var k [32]byte
+	var k rootName
 	for i := range 5 * maxRoots {
 		k[0], k[1] = byte(i), byte(i>>8)
-		c.add(k)
-		if !c.has(k) {
-			t.Fatal("a root that was just added is gone")
+		c.once(k, func() bool { return true })
+		if !c.once(k, func() bool { return false }) {
+			t.Fatal("a root that was just verified is gone")
 		}
 		if n := len(c.now) + len(c.old); n > maxRoots {
 			t.Fatalf("%d roots", n)
 		}
 	}
 	c.drop()
-	if c.has(k) {
-		t.Error("dropped, and still there")
+	for range 2 {
+		if c.once(k, func() bool { return false }) {
+			t.Error("dropped, and still there")
+		}
 	}
 	bubble(t, func(t *testing.T, w *world) {
 		p := w.meet(prices, w.agent("planner"), w.agent("feed-1"))
-		mustOpen(t, p.rc, p.sealAll(t, 2)[0], p.want)
+		mustOpen(t, p.rc, p.sealAll(t, 2, 1)[0], p.want)
 		check(t, p.reader.AdoptPolicy(w.sign(nextPolicy)))
 		if len(p.reader.roots.now)+len(p.reader.roots.old) > 0 {
 			t.Error("roots outlived the policy")

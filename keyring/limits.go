@@ -22,6 +22,11 @@ const (
 	pruneEvery   = time.Second
 	maxPerSender = 1024 // of one sender, all its instances together
 
+	// What is kept to be used again: one large frame, or one signature over very many, is not to hold on to its
+	// memory for ever.
+	maxKeptFrame  = 512 << 10 // bytes
+	maxKeptLeaves = 4096
+
 	maxCards        = 8192 // verified cards kept
 	maxRoots        = 2048 // verified signature roots kept, in two generations
 	maxKeysPerChan  = 256  // channel keys kept per channel

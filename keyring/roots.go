@@ -9,16 +9,59 @@ import (
 )
 
 // rootCache remembers signed Merkle roots that have verified, so that the frames of one signature cost one
-// verification. An entry stands for exactly what was signed, the signature, and the key that signed it: a
-// root verified for one sender says nothing of another. It keeps two generations of bounded size.
+// verification, also when they are opened at the same time. An entry stands for exactly what was signed, the
+// signature, and the key that signed it: a root verified for one sender says nothing of another. It keeps two
+// generations of bounded size. Nothing is remembered of what does not verify.
 type rootCache struct {
 	mu       sync.Mutex
-	now, old map[[sha256.Size]byte]struct{}
+	now, old map[rootName]struct{}
+	pending  map[rootName]*verification
 }
 
-func (r *rootCache) has(k [sha256.Size]byte) bool {
+type rootName [sha256.Size]byte
+
+// verification is one that is under way; genuine is set when done is closed.
+type verification struct {
+	done    chan struct{}
+	genuine bool
+}
+
+// once returns what verify says of a root, asking it only if that is not known and nobody else is asking.
+func (r *rootCache) once(k rootName, verify func() bool) bool {
+	r.mu.Lock()
+	if r.has(k) {
+		r.mu.Unlock()
+		return true
+	}
+	if v := r.pending[k]; v != nil {
+		r.mu.Unlock()
+		<-v.done
+		return v.genuine
+	}
+	v := &verification{done: make(chan struct{})}
+	if r.pending == nil {
+		r.pending = make(map[rootName]*verification)
+	}
+	r.pending[k] = v
+	r.mu.Unlock()
+	defer r.settle(k, v)
+	v.genuine = verify()
+	return v.genuine
+}
+
+func (r *rootCache) settle(k rootName, v *verification) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.pending[k] == v { // else it was dropped while it was under way
+		delete(r.pending, k)
+		if v.genuine {
+			r.add(k)
+		}
+	}
+	close(v.done)
+}
+
+func (r *rootCache) has(k rootName) bool {
 	if _, ok := r.now[k]; ok {
 		return true
 	}
@@ -26,11 +69,9 @@ func (r *rootCache) has(k [sha256.Size]byte) bool {
 	return ok
 }
 
-func (r *rootCache) add(k [sha256.Size]byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *rootCache) add(k rootName) {
 	if r.now == nil || len(r.now) >= maxRoots/2 {
-		r.old, r.now = r.now, make(map[[sha256.Size]byte]struct{})
+		r.old, r.now = r.now, make(map[rootName]struct{})
 	}
 	r.now[k] = struct{}{}
 }
@@ -40,32 +81,25 @@ func (r *rootCache) add(k [sha256.Size]byte) {
 func (r *rootCache) drop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.now, r.old = nil, nil
+	r.now, r.old, r.pending = nil, nil, nil
 }
 
 // verify checks the signature of a frame under its sender's card.
-func (r *rootCache) verify(f *envelope.Frame, by *card, buf []byte) bool {
+func (r *rootCache) verify(f *envelope.Frame, by *card, b *scratch) bool {
 	g := &f.Signature
 	root, err := envelope.Root(envelope.Leaf(f.Head, f.Ciphertext), g.Depth, g.Index, g.Path)
 	if err != nil {
 		return false
 	}
-	signed := envelope.AppendSignedRoot(buf[:0], &f.Header, g.Depth, root)
-	if g.Depth == 0 {
-		return by.keys.verifier.Verify(g.Sig, signed) == nil
+	b.data = envelope.AppendSignedRoot(b.data[:0], &f.Header, g.Depth, root)
+	verify := func() bool { return by.keys.verifier.Verify(g.Sig, b.data) == nil }
+	if g.Depth == 0 { // no other frame has this root
+		return verify()
 	}
-	key := rootKey(by.keys.signingPublic, g.Sig, signed)
-	if r.has(key) {
-		return true
-	}
-	if by.keys.verifier.Verify(g.Sig, signed) != nil {
-		return false
-	}
-	r.add(key)
-	return true
+	return r.once(rootOf(by.keys.signingPublic, g.Sig, b.data), verify)
 }
 
-func rootKey(public, sig, signed []byte) (sum [sha256.Size]byte) {
+func rootOf(public, sig, signed []byte) (sum rootName) {
 	h := sha256.New()
 	var size [8]byte
 	for _, part := range [...][]byte{public, sig, signed} {

@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"github.com/sealbus/sealbus/internal/envelope"
@@ -12,22 +13,26 @@ import (
 // length: nothing of it is accepted or changes the replay state, and the frame itself still opens afterwards.
 func TestEveryByteCounts(t *testing.T) {
 	for _, test := range []struct {
-		name  string
-		ch    policy.Channel
-		flags uint8
-		batch int
+		name         string
+		ch           policy.Channel
+		flags        uint8
+		frames, each int // bundles and their messages; 0: one draft
+		depth        uint8
 	}{
-		{"unsigned", gossip, 0, 0},
-		{"signed", prices, envelope.FlagSigned, 0},
-		{"signed, padded, committed", ledger, envelope.FlagSigned | envelope.FlagPadded | envelope.FlagCommitted, 0},
-		{"one signature over five", prices, envelope.FlagSigned, 5},
+		{"unsigned", gossip, 0, 0, 1, 0},
+		{"signed", prices, envelope.FlagSigned, 0, 1, 0},
+		{"signed, padded, committed", ledger, envelope.FlagSigned | envelope.FlagPadded | envelope.FlagCommitted, 0, 1, 0},
+		{"one signature over five", prices, envelope.FlagSigned, 5, 1, 3},
+		{"three messages each, unsigned", gossip, 0, 2, 3, 0},
+		{"three messages each, one signature over two", prices, envelope.FlagSigned, 2, 3, 1},
+		{"three messages each, one signature over four, padded, committed", ledger, envelope.FlagSigned | envelope.FlagPadded | envelope.FlagCommitted, 4, 3, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
 				p := w.meet(test.ch, w.agent("planner"), w.agent("feed-1"))
 				frames := [][]byte{p.seal(t, "seventy bytes or so of plaintext, so that padding adds some")}
-				if test.batch > 0 {
-					frames = p.sealAll(t, test.batch)
+				if test.frames > 0 {
+					frames = p.sealAll(t, test.frames, test.each)
 				}
 				last := len(frames) - 1
 				for _, f := range frames[:last] { // fills the cache of verified roots
@@ -35,12 +40,12 @@ func TestEveryByteCounts(t *testing.T) {
 				}
 				var f envelope.Frame
 				check(t, envelope.Parse(frames[last], &f))
-				if f.Flags != test.flags || int(f.Signature.Depth) != map[int]int{0: 0, 5: 3}[test.batch] {
+				if f.Flags != test.flags || f.Signature.Depth != test.depth {
 					t.Fatalf("flags %d, depth %d", f.Flags, f.Signature.Depth)
 				}
 				p.tamper(t, frames[last])
 				got := mustOpen(t, p.rc, frames[last], p.want)
-				if got.Lost != 0 || len(got.Messages) != 1 {
+				if got.Lost != 0 || len(got.Messages) != test.each {
 					t.Errorf("%d lost, %d messages", got.Lost, len(got.Messages))
 				}
 				mustReject(t, p.rc, frames[last], p.want, Seen)
@@ -49,13 +54,29 @@ func TestEveryByteCounts(t *testing.T) {
 	}
 }
 
-func (p *pairOf) sealAll(t testing.TB, n int) [][]byte {
+// sealAll seals n frames of so many messages each, under one signature.
+func (p *pairOf) sealAll(t testing.TB, n, each int) (frames [][]byte) {
 	t.Helper()
-	var drafts []Draft
+	var bundles []*Bundle
 	for range n {
-		drafts = append(drafts, *draft(p.subject, "one of several"))
+		bundles = append(bundles, p.gather(t, slices.Repeat([]string{"one of several"}, each)...))
 	}
-	return value(p.sender.SealAll(drafts))(t)
+	check(t, p.sender.SealBundles(bundles))
+	for _, b := range bundles {
+		frames = append(frames, b.Frame)
+	}
+	return frames
+}
+
+// gather returns what is to be one frame.
+func (p *pairOf) gather(t testing.TB, texts ...string) *Bundle {
+	t.Helper()
+	b := &Bundle{Kind: envelope.KindEvent, Recipient: p.subject}
+	b.Messages.Reset(value(p.sender.Committed())(t))
+	for _, text := range texts {
+		check(t, b.Messages.Add(&envelope.Message{Payload: []byte(text)}))
+	}
+	return b
 }
 
 func (p *pairOf) tamper(t *testing.T, frame []byte) {

@@ -1,6 +1,11 @@
 package envelope
 
-import "testing"
+import (
+	"bytes"
+	"testing"
+
+	"github.com/oklog/ulid/v2"
+)
 
 // TestAllocations keeps the hot path, and the path of an attacker's frames,
 // free of allocations.
@@ -24,6 +29,31 @@ func TestAllocations(t *testing.T) {
 	}
 	var tree, commits Tree
 	path := ok(CommitPath(messages, 3))
+	var g Gathering
+	g.Reset(true)
+	ids, salts := make([]ulid.ULID, 5), bytes.Repeat([]byte{1}, 5*SaltSize)
+	for i := range messages {
+		ids[i] = messages[i].ID
+	}
+	refill := func() error {
+		g.Reset(true)
+		for i := range messages {
+			if err := g.Add(&messages[i]); err != nil {
+				return err
+			}
+		}
+		g.Plaintext(true)
+		return g.Stamp(ids, salts)
+	}
+	if err := refill(); err != nil {
+		t.Fatal(err)
+	}
+	var bare []byte
+	for i := range messages {
+		m := messages[i]
+		m.Headers = nil
+		bare = ok(AppendMessage(bare, &m, true))
+	}
 	h := testHeader(FlagCommitted)
 	h.Count, h.Commit = 5, ok(CommitRoot(messages))
 
@@ -34,8 +64,10 @@ func TestAllocations(t *testing.T) {
 		"AppendAssociatedData":  func() error { AppendAssociatedData(buf, parsed.Head); return nil },
 		"AppendMessage":         func() error { _, err := AppendMessage(buf, &messages[3], true); return err },
 		"AppendPadding":         func() error { AppendPadding(buf[:33], 0); return nil },
-		"ParseMessages":         func() error { _, err := ParseMessages(plain, FlagCommitted, 5, lent[:0]); return err },
-		"ParseMessages refusal": func() error { _, _ = ParseMessages(plain, FlagCommitted, 4, lent[:0]); return nil },
+		"ParseMessages":         func() error { _, err := ParseMessages(bare, FlagCommitted, 5, lent[:0]); return err },
+		"ParseMessages refusal": func() error { _, _ = ParseMessages(bare, FlagCommitted, 4, lent[:0]); return nil },
+		"Gathering":             refill,
+		"BuildGathered":         func() error { return commits.BuildGathered(&g) },
 		"Leaf":                  func() error { Leaf(parsed.Head, parsed.Ciphertext); return nil },
 		"Root":                  func() error { _, err := Root(leaves[0], 3, 5, parsed.Signature.Path); return err },
 		"AppendSignedRoot":      func() error { AppendSignedRoot(buf, &parsed.Header, 3, leaves[0]); return nil },
@@ -54,5 +86,9 @@ func TestAllocations(t *testing.T) {
 		if n := testing.AllocsPerRun(100, func() { err = f() }); n != 0 || err != nil {
 			t.Errorf("%s: %v allocations, %v", name, n, err)
 		}
+	}
+	// Headers have memory of their own, together.
+	if n := testing.AllocsPerRun(100, func() { lent, _ = ParseMessages(plain, FlagCommitted, 5, lent[:0]) }); n != 1 {
+		t.Errorf("the headers of two messages cost %v allocations", n)
 	}
 }

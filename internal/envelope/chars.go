@@ -27,11 +27,9 @@ var charClasses = func() (t [256]uint8) {
 
 func only(b []byte, class uint8) bool {
 	for _, c := range b {
-		if charClasses[c]&class == 0 {
-			return false
-		}
+		class &= charClasses[c]
 	}
-	return true
+	return class != 0
 }
 
 // hasEmptyToken reports whether NATS would see an empty token in a subject.

@@ -37,6 +37,18 @@ func CommitLeaf(m *Message) (sum [HashSize]byte, err error) {
 	return sum, nil
 }
 
+// commitEncoded is [CommitLeaf] of a message as it is encoded with its salt.
+func commitEncoded(b []byte) (sum [HashSize]byte) {
+	id, salt, content := b[:IDSize], b[IDSize:IDSize+SaltSize], b[IDSize+SaltSize:]
+	h := sha256.New()
+	h.Write([]byte(labelMessage))
+	h.Write(salt)
+	h.Write(id)
+	h.Write(content)
+	h.Sum(sum[:0])
+	return sum
+}
+
 // BuildCommit makes t the tree over the [CommitLeaf] of each message; its root
 // is the header's Commit. It fails with a [MalformedError], and leaves t
 // without a root, if there are no messages, more than [MaxMessages], or one

@@ -76,8 +76,8 @@
 //
 // # Memory
 //
-// Parsing aliases its input and allocates nothing, except for a slice for the
-// headers of messages where the caller lends none. Appending allocates only to
-// grow the caller's slice. The directory testdata/vectors holds frames,
+// Parsing aliases its input and allocates nothing, except for the headers of
+// messages that have some. Appending allocates only to grow the caller's slice;
+// a [Gathering] has one of its own, for messages that come one by one. The directory testdata/vectors holds frames,
 // plaintexts and trees for testing other implementations.
 package envelope

@@ -154,6 +154,16 @@ func AppendSignature(dst []byte, g *Signature) ([]byte, error) {
 	return append(dst, g.Sig...), nil
 }
 
+// FrameSize returns how long a frame of header h is: one with a plaintext of so
+// many bytes, sealed under a key without prefix, at this depth if it is signed.
+func (h *Header) FrameSize(plaintext int, depth uint8) int {
+	n := headPrefix + h.size() + 4 + plaintext + MinCiphertext
+	if h.Signed() {
+		n += 1 + 2 + int(depth)*HashSize + 2 + SignatureSize
+	}
+	return n
+}
+
 // AppendFrame appends a whole frame, the inverse of [Parse]. Head is not
 // looked at: it is made from the header's fields. On error dst is returned as
 // it was.

@@ -46,6 +46,9 @@ func TestParseIsInverse(t *testing.T) {
 			t.Fatal(err)
 		}
 		wire = wire[len("before"):]
+		if n := want.FrameSize(len(want.Ciphertext)-MinCiphertext, want.Signature.Depth); n != len(wire) {
+			t.Errorf("flags %d: FrameSize says %d of %d bytes", flags, n, len(wire))
+		}
 		equal(t, "frame", wire, newRawFrame(flags).bytes())
 		var got Frame
 		if err := Parse(wire, &got); err != nil {

@@ -90,12 +90,8 @@ func AppendHeader(dst []byte, h *Header) ([]byte, error) {
 	if err := h.check(); err != nil {
 		return dst, err
 	}
-	n := fixedHeader + len(h.Channel) + len(h.Sender) + len(h.Recipient)
-	if h.Committed() {
-		n += HashSize
-	}
 	dst = append(dst, Version, h.Flags)
-	dst = binary.BigEndian.AppendUint16(dst, uint16(n))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(h.size()))
 	dst = append(dst, byte(h.Kind))
 	dst = append(dst, h.ID[:]...)
 	dst = append(dst, h.Ref[:]...)
@@ -112,6 +108,15 @@ func AppendHeader(dst []byte, h *Header) ([]byte, error) {
 		dst = append(dst, h.Commit[:]...)
 	}
 	return dst, nil
+}
+
+// size is the length of the header without what stands before it.
+func (h *Header) size() int {
+	n := fixedHeader + len(h.Channel) + len(h.Sender) + len(h.Recipient)
+	if h.Committed() {
+		n += HashSize
+	}
+	return n
 }
 
 // parseHead reads version, flags and header off the front of b and returns
@@ -146,14 +151,9 @@ func (h *Header) parseHead(b []byte) (int, error) {
 }
 
 func (h *Header) parseFields(s cryptobyte.String) error {
+	var lead []byte // what stands at fixed places
 	var channel, sender, recipient cryptobyte.String
-	if !s.ReadUint8((*uint8)(&h.Kind)) ||
-		!s.CopyBytes(h.ID[:]) ||
-		!s.CopyBytes(h.Ref[:]) ||
-		!s.CopyBytes(h.Session[:]) ||
-		!s.ReadUint64(&h.Seq) ||
-		!s.ReadUint64(&h.Expires) ||
-		!s.ReadUint32(&h.Key) ||
+	if !s.ReadBytes(&lead, leadSize) ||
 		!s.ReadUint8LengthPrefixed(&channel) ||
 		!s.ReadUint8LengthPrefixed(&sender) ||
 		!s.CopyBytes(h.Card[:]) ||
@@ -166,8 +166,22 @@ func (h *Header) parseFields(s cryptobyte.String) error {
 		return errHeaderTrailing
 	}
 	h.Channel, h.Sender, h.Recipient = clip(channel), clip(sender), clip(recipient)
+	h.parseLead((*[leadSize]byte)(lead))
 	return nil
 }
+
+func (h *Header) parseLead(b *[leadSize]byte) {
+	const id, ref, session = 1, 1 + IDSize, 1 + 2*IDSize
+	const seq = session + IDSize
+	h.Kind = Kind(b[0])
+	h.ID, h.Ref, h.Session = ulid.ULID(b[id:ref]), ulid.ULID(b[ref:session]), ulid.ULID(b[session:seq])
+	h.Seq = binary.BigEndian.Uint64(b[seq:])
+	h.Expires = binary.BigEndian.Uint64(b[seq+8:])
+	h.Key = binary.BigEndian.Uint32(b[seq+16:])
+}
+
+// isZero is what [ulid.ULID.IsZero] is, in two instructions.
+func isZero(id *ulid.ULID) bool { return *id == ulid.ULID{} }
 
 // check holds for every header, appended or parsed. That one function decides
 // on both sides is what keeps a sender from making what receivers refuse.
@@ -177,17 +191,17 @@ func (h *Header) check() error {
 		return errFlags
 	case !h.Kind.Valid():
 		return errKind
-	case h.ID.IsZero():
+	case isZero(&h.ID):
 		return errID
-	case h.Kind.answers() && h.Ref.IsZero():
+	case h.Kind.answers() && isZero(&h.Ref):
 		return errRefMissing
-	case h.Kind.asks() && !h.Ref.IsZero():
+	case h.Kind.asks() && !isZero(&h.Ref):
 		return errRefPresent
-	case h.Session.IsZero():
+	case isZero(&h.Session):
 		return errSession
 	case h.Seq == 0:
 		return errSeq
-	case h.Card.IsZero():
+	case isZero(&h.Card):
 		return errCard
 	case h.Count == 0:
 		return errCountZero

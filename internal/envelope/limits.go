@@ -53,15 +53,25 @@ const (
 	// MaxDepth is the depth of the deepest Merkle path: 65536 leaves.
 	MaxDepth = 16
 
+	// maxGathering is how much memory a [Gathering] keeps when it is emptied,
+	// so that one large message does not hold on to it for ever.
+	maxGathering = 512 << 10
+
+	// pairsAtOnce is how many headers of a parsed plaintext are allocated
+	// together: 6 KiB of them.
+	pairsAtOnce = 128
+
 	// MaxLeaves is the most leaves of one tree.
 	MaxLeaves = 1 << MaxDepth
 )
 
 // Sizes that follow from the layout, in bytes.
 const (
-	// kind, id, ref, session, seq, expires, key, card, count and the lengths
-	// of channel, sender and recipient
-	fixedHeader = 1 + 3*IDSize + 8 + 8 + 4 + IDSize + 2 + 3
+	// leadSize is kind, id, ref, session, seq, expires and key.
+	leadSize = 1 + 3*IDSize + 8 + 8 + 4
+
+	// and with it card, count and the lengths of channel, sender and recipient
+	fixedHeader = leadSize + IDSize + 2 + 3
 
 	// headPrefix is version, flags and the header's length.
 	headPrefix = 1 + 1 + 2

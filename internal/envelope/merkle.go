@@ -3,6 +3,7 @@ package envelope
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"math/bits"
 )
 
 // What each hash begins with, so that no leaf is ever taken for an inner node:
@@ -124,6 +125,9 @@ func (t *Tree) grow() {
 		t.starts[t.depth+1] = len(t.nodes)
 	}
 }
+
+// DepthOf returns the [Tree.Depth] of a tree over n leaves, 1 to [MaxLeaves].
+func DepthOf(n int) uint8 { return uint8(bits.Len(uint(n - 1))) }
 
 // Depth returns the number of hashes in a path: 0 for one leaf, at most
 // [MaxDepth].

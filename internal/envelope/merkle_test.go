@@ -45,8 +45,8 @@ func TestTree(t *testing.T) {
 		if root != slowRoot(leaves) {
 			t.Errorf("root of %d leaves is %x", n, root)
 		}
-		if want := bits.Len(uint(n - 1)); int(tree.Depth()) != want {
-			t.Errorf("depth of %d leaves is %d, want %d", n, tree.Depth(), want)
+		if want := bits.Len(uint(n - 1)); int(tree.Depth()) != want || DepthOf(n) != tree.Depth() {
+			t.Errorf("depth of %d leaves is %d, DepthOf says %d, want %d", n, tree.Depth(), DepthOf(n), want)
 		}
 		for i := range leaves {
 			path := ok(tree.AppendPath(nil, i))
@@ -73,7 +73,7 @@ func TestTreeLimits(t *testing.T) {
 		t.Error("a tree that was not built has a root")
 	}
 	leaves := make([][HashSize]byte, MaxLeaves+1)
-	if err := tree.Build(leaves[:MaxLeaves]); err != nil || tree.Depth() != MaxDepth {
+	if err := tree.Build(leaves[:MaxLeaves]); err != nil || tree.Depth() != MaxDepth || DepthOf(MaxLeaves) != MaxDepth {
 		t.Errorf("depth of 65536 leaves is %d, %v", tree.Depth(), err)
 	}
 	path := ok(tree.AppendPath(nil, MaxLeaves-1))

@@ -57,9 +57,14 @@ func AppendMessage(dst []byte, m *Message, committed bool) ([]byte, error) {
 	if committed {
 		dst = append(dst, m.Salt[:]...)
 	}
+	return m.appendContent(dst), nil
+}
+
+// appendContent appends what follows id and salt.
+func (m *Message) appendContent(dst []byte) []byte {
 	dst = m.appendHeaders(dst)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(m.Payload)))
-	return append(dst, m.Payload...), nil
+	return append(dst, m.Payload...)
 }
 
 func (m *Message) appendHeaders(dst []byte) []byte {
@@ -74,12 +79,19 @@ func (m *Message) appendHeaders(dst []byte) []byte {
 // check holds for every message, appended or parsed.
 func (m *Message) check(committed bool) error {
 	switch {
-	case m.ID.IsZero():
+	case isZero(&m.ID):
 		return errMessageID
 	case committed && m.Salt == [SaltSize]byte{}:
 		// Without a salt the broker could find a short message by trying
 		// candidates against the commitment.
 		return errMessageSalt
+	}
+	return m.checkContent()
+}
+
+// checkContent is check without id and salt.
+func (m *Message) checkContent() error {
+	switch {
 	case len(m.Headers) > MaxHeaders:
 		return errHeadersSize
 	case len(m.Payload) > MaxPayload:
@@ -115,10 +127,8 @@ func checkKey(key []byte) error {
 // nothing but the padding that flags ask for. It appends them to dst and
 // returns it; flags and count are those of the frame's header.
 //
-// The messages alias plain. Elements of dst past its length lend their Headers
-// to the new ones, so a caller that passes the same dst[:0] again allocates
-// nothing, and must be done with the earlier messages. On error, a
-// [MalformedError], nil is returned.
+// The messages alias plain. Their Headers are in memory of their own, so who
+// keeps them may lend dst again. On error, a [MalformedError], nil is returned.
 func ParseMessages(plain []byte, flags uint8, count uint16, dst []Message) ([]Message, error) {
 	committed := flags&FlagCommitted != 0
 	least := minMessage
@@ -136,9 +146,11 @@ func ParseMessages(plain []byte, flags uint8, count uint16, dst []Message) ([]Me
 		return nil, errPlaintextCount
 	}
 	s := cryptobyte.String(plain)
-	dst = grow(dst, int(count))
-	for i := len(dst) - int(count); i < len(dst); i++ {
-		if err := dst[i].parse(&s, committed); err != nil {
+	dst = slices.Grow(dst, int(count))
+	room := pairs{left: int(count)}
+	for range count {
+		dst = dst[:len(dst)+1]
+		if err := dst[len(dst)-1].parse(&s, committed, &room); err != nil {
 			return nil, err
 		}
 	}
@@ -154,21 +166,31 @@ func ParseMessages(plain []byte, flags uint8, count uint16, dst []Message) ([]Me
 	return dst, nil
 }
 
-// grow lengthens dst by n elements and keeps those that its capacity holds.
-func grow(dst []Message, n int) []Message {
-	n += len(dst)
-	if more := n - cap(dst); more > 0 {
-		dst = append(dst[:cap(dst)], make([]Message, more)...)
-	}
-	return dst[:n]
+// pairs is where the headers of a frame's messages go: a few at a time, so that
+// not every message costs an allocation, and no more than a few, so that a
+// message that is kept does not keep those of all the others.
+type pairs struct {
+	free []Pair
+	left int // messages that have not taken theirs yet
 }
 
-func (m *Message) parse(s *cryptobyte.String, committed bool) error {
+// take returns n pairs to be filled. Messages of one subject tend to have as many
+// headers each.
+func (p *pairs) take(n int) []Pair {
+	if n > len(p.free) {
+		p.free = make([]Pair, max(n, min(n*p.left, pairsAtOnce)))
+	}
+	taken := p.free[:n:n]
+	p.free = p.free[n:]
+	return taken
+}
+
+func (m *Message) parse(s *cryptobyte.String, committed bool, p *pairs) error {
 	m.Salt = [SaltSize]byte{}
 	if !s.CopyBytes(m.ID[:]) || committed && !s.CopyBytes(m.Salt[:]) {
 		return errMessageCut
 	}
-	if err := m.parseHeaders(s); err != nil {
+	if err := m.parseHeaders(s, p); err != nil {
 		return err
 	}
 	var size uint32
@@ -185,8 +207,8 @@ func (m *Message) parse(s *cryptobyte.String, committed bool) error {
 	return m.check(committed)
 }
 
-func (m *Message) parseHeaders(s *cryptobyte.String) error {
-	m.Headers = m.Headers[:0]
+func (m *Message) parseHeaders(s *cryptobyte.String, p *pairs) error {
+	m.Headers = nil
 	var n uint16
 	if !s.ReadUint16(&n) {
 		return errMessageCut
@@ -194,18 +216,19 @@ func (m *Message) parseHeaders(s *cryptobyte.String) error {
 	if n > MaxHeaders {
 		return errHeadersSize
 	}
-	if n > 0 && cap(m.Headers) < int(n) {
-		if int(n)*minHeaderPair > len(*s) {
-			return errMessageCut
-		}
-		m.Headers = make([]Pair, 0, n)
+	if int(n)*minHeaderPair > len(*s) {
+		return errMessageCut
 	}
-	for range n {
+	if n > 0 {
+		m.Headers = p.take(int(n))
+	}
+	p.left--
+	for i := range m.Headers {
 		var key, value cryptobyte.String
 		if !s.ReadUint8LengthPrefixed(&key) || !s.ReadUint16LengthPrefixed(&value) {
 			return errMessageCut
 		}
-		m.Headers = append(m.Headers, Pair{clip(key), clip(value)})
+		m.Headers[i] = Pair{clip(key), clip(value)}
 	}
 	return nil
 }

@@ -1,0 +1,5 @@
+//go:build race
+
+package keyring
+
+func init() { underRace = true }
