@@ -27,8 +27,16 @@ type Bus struct {
 	store  *store
 
 	senders sync.Map // policy.Channel → *keyring.Sender
-	replies *replies
-	counts  counters
+	lanes   sync.Map // policy.Channel → *lane
+	recent  atomic.Pointer[outlet]
+	failure atomic.Pointer[error] // the first since Flush
+
+	gathered context.Context // ends when nothing that has gathered is sent any more
+	endLanes context.CancelFunc
+	sealers  sync.WaitGroup
+	replies  *replies
+	counts   counters
+	openers  *openers
 
 	ctx     context.Context // ends when Close gives up waiting for handlers
 	cancel  context.CancelFunc
@@ -117,9 +125,13 @@ func (b *Bus) closeAll(subs []*Subscription) error {
 	defer cancel()
 	if !b.Connected() {
 		cancel() // there is nobody to tell anything
-	} else if err := b.wire.flush(end); err != nil {
+	} else if err := errors.Join(b.settleLanes(end), b.wire.flush(end)); err != nil {
 		errs = append(errs, fmt.Errorf("agentbus: flushing at the end: %w", err))
 	}
+	b.mu.Lock()
+	b.endLanes() // under the lock: no lane begins after this
+	b.mu.Unlock()
+	b.sealers.Wait()
 	errs = append(errs, b.ring.Close(end))
 	b.replies.end()
 	b.wire.close()

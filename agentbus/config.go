@@ -40,7 +40,8 @@ type Config struct {
 	// happened is logged.
 	OnError func(subject string, err error)
 
-	// Buffer is how many opened messages may wait for a subscription's handler, and they may take up 64 MiB.
+	// Buffer is how many opened messages may wait for a subscription's handler, and they may take up 64 MiB. Up to 64 of
+	// one frame count as one when they find it not yet full.
 	// What comes when it is full is dropped and counted. The default is DefaultBuffer.
 	Buffer int
 

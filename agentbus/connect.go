@@ -58,15 +58,19 @@ func connect(ctx context.Context, c Config) (*Bus, error) {
 		subs: make(map[*Subscription]struct{}), served: make(map[string]bool), past: Stats{Rejected: make(map[keyring.Reason]uint64)},
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.gathered, b.endLanes = context.WithCancel(context.Background())
+	b.openers = newOpeners(b.gathered.Done())
 	b.wire = newWire(b, config)
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	if b.wire.link, err = b.wire.dial(ctx); err != nil {
 		b.cancel()
+		b.endLanes()
 		return nil, err
 	}
 	if err := b.begin(ctx); err != nil {
 		b.cancel()
+		b.endLanes()
 		if b.replies != nil {
 			b.replies.end()
 		}

@@ -26,10 +26,11 @@
 //
 // # Delivery
 //
-// Topics, requests and replies are delivered at most once. Publish on a topic that is not retained returns when the
-// frame is handed to the connection; Flush waits until the broker has it. Publish on a retained topic returns when
-// the broker has acknowledged that the frame is on its disk, and asks again for an acknowledgement that did not come;
-// the broker stores the frame once. What of this a subscriber gets live is at most once all the same.
+// Topics, requests and replies are delivered at most once. Publish on a topic that is not retained hands the message
+// over; Flush waits until the broker has it, and tells what went wrong. Publish on a retained topic returns when
+// the broker has acknowledged that the message is on its disk, and asks again for an acknowledgement that did not come;
+// the broker stores it once. PublishAsync does not wait for that, and returns a Publication that tells. What of this a
+// subscriber gets live is at most once all the same.
 //
 // Messages of one sender arrive in the order in which its calls of Publish followed one another, over all subjects
 // of a subscription. Between senders there is no order. Where a sender's key changes and the earlier one is still on
@@ -39,6 +40,20 @@
 // the broker or the network lost, what was dropped here before it was opened, and what was rejected. A hole is
 // counted once 1,024 later frames of the session have come, so that what merely comes late is not; that nothing
 // is missing at the end of a session cannot be known.
+//
+// # Gathering
+//
+// What is published to a topic while earlier messages are being sealed and sent is gathered. Messages that follow one
+// another to the same subject, with the same expiry, share a frame of up to 128 KiB: one seal and one NATS message. All
+// frames that leave together share one signature, and on a retained topic one acknowledgement and one sync of the
+// broker's disk. So what signing and syncing cost is paid the less often the busier a sender is, and nothing waits for
+// company: a message to a topic where nothing is under way leaves at once. A frame has one subject, which the broker
+// routes by; a sender that changes the subject with every message shares signatures and no frames.
+//
+// 512 KiB of a topic's messages, at most 16,384, wait to be sealed; then Publish blocks until there is room. A receiver
+// opens frames on as many cores as there are, verifies each signature once, and hands messages on in their order.
+//
+// Requests and replies are not gathered.
 //
 // # Handlers
 //
@@ -88,12 +103,13 @@
 // kept. Meanwhile:
 //
 //   - Publish, Request and replies: up to 8 MiB of frames wait and go out when the connection is back, in order.
-//     Beyond that the error is ErrDisconnected. Receivers refuse what is older than its max_age, or than its ExpiresIn,
-//     by then. What was handed over in the moments before the loss may be lost without an error.
+//     Beyond that, and what has gathered of each topic, the error is ErrDisconnected. Receivers refuse what is older than
+//     its max_age, or than its ExpiresIn, by then. What was handed over in the moments before the loss may be lost: the
+//     next Flush says that.
 //   - Publish on a retained topic waits for its acknowledgement, until its context ends.
 //   - A request that was under way gets its reply if that comes after the connection is back, else its context's
 //     error.
-//   - Flush fails when the connection is lost under it. Subscribe and Serve wait.
+//   - Flush fails when the connection is lost under it, or was since the last Flush. Subscribe and Serve wait.
 //   - What is published to a topic before this agent is connected again does not reach it.
 //
 // Over a broker that does not take what is sent, Publish may block for up to a minute, whatever its context.

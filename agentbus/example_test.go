@@ -45,6 +45,34 @@ func ExampleBus_Publish() {
 	// keyring: the policy does not allow it: policy revision 1 does not let "planner" write to topic/prices
 }
 
+// Entries of a ledger go to the broker's disk without a wait for each.
+func ExampleBus_PublishAsync() {
+	ctx, example := context.Background(), startExample()
+	defer example.stop()
+	feed := example.connect("feed-1")
+
+	var last *agentbus.Publication
+	for i := range 1000 {
+		p, err := feed.PublishAsync(ctx, "ledger", fmt.Appendf(nil, "entry %d", i))
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		last = p
+	}
+	if err := last.Wait(ctx); err != nil { // this one is on disk
+		fmt.Println(err)
+		return
+	}
+	if err := feed.Flush(ctx); err != nil { // none of them has failed
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(feed.Stats().Published, "acknowledged")
+	// Output:
+	// 1000 acknowledged
+}
+
 // One agent asks another, and nobody else can read question or answer.
 func ExampleBus_Request() {
 	ctx, example := context.Background(), startExample()

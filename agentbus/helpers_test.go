@@ -12,6 +12,7 @@ import (
 
 	"github.com/sealbus/sealbus/agentbus"
 	"github.com/sealbus/sealbus/internal/bustest"
+	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/keyring"
 	"github.com/sealbus/sealbus/policy"
 )
@@ -101,4 +102,23 @@ func streamOf(t testing.TB, w *bustest.World, stream string) jetstream.StreamSta
 	info, err := s.Info(w.Ctx())
 	bustest.Check(t, err)
 	return info.State
+}
+
+// storedMessages returns how many messages the frames in a topic's stream hold.
+func storedMessages(t testing.TB, w *bustest.World, topic string) (n int) {
+	t.Helper()
+	name := "SB_TOPIC_" + topic
+	js, err := jetstream.New(w.Admin("STORE"))
+	bustest.Check(t, err)
+	s, err := js.Stream(w.Ctx(), name)
+	bustest.Check(t, err)
+	state := streamOf(t, w, name)
+	for seq := state.FirstSeq; seq <= state.LastSeq; seq++ {
+		m, err := s.GetMsg(w.Ctx(), seq)
+		bustest.Check(t, err)
+		var f envelope.Frame
+		bustest.Check(t, envelope.Parse(m.Data, &f))
+		n += int(f.Count)
+	}
+	return n
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/sealbus/sealbus/keyring"
 )
 
-// intake opens the frames that arrive at one place, in order, and hands on what passed every check. A frame
+// intake opens the frames that arrive at one place and hands on, in their order, what passed every check. A frame
 // whose key or sender's card is not here yet is parked while one goroutine fetches what is missing: the other
 // senders do not wait for it.
 type intake struct {
@@ -21,8 +21,12 @@ type intake struct {
 	inlet   *inlet
 	whole   bool                                    // every frame of the channel is due here
 	want    func(m *nats.Msg) (keyring.Want, error) // what is expected of a frame that arrived so
-	deliver func(m *nats.Msg, o *keyring.Opened)    // does not block
+	deliver func(m *nats.Msg, o *keyring.Opened)    // does not block; o is used again
 	control func(m *nats.Msg) bool                  // takes the server's own messages; may be nil
+
+	opening opening
+	again   keyring.Unsealed
+	opened  keyring.Opened
 
 	parked  *lot
 	ready   chan claim // sessions whose fetch has ended
@@ -34,6 +38,7 @@ type intake struct {
 
 func newIntake(b *Bus, rc *keyring.Receiver, c *counters) *intake {
 	in := &intake{bus: b, rc: rc, counts: c, parked: newLot(), ready: make(chan claim, maxParkedGroups), overdue: make(chan claim)}
+	in.opening.in = in
 	in.ctx, in.cancel = context.WithCancel(b.ctx)
 	in.inlet = newInlet(func(subject string) {
 		if c.dropped.Add(1) == 1 {
@@ -77,21 +82,27 @@ func (in *intake) run() {
 // takeAll takes what waits in the inlet.
 func (in *intake) takeAll(spare []arrival) []arrival {
 	batch := in.inlet.take(spare)
-	for _, a := range batch {
-		in.take(a)
-		select {
-		case c := <-in.ready:
-			in.resume(c)
-		case c := <-in.overdue:
-			in.proceed(c)
-		default:
+	for rest := batch; len(rest) > 0; {
+		slots := in.unseal(rest)
+		rest = rest[len(slots):]
+		for i := range slots {
+			in.take(&slots[i])
+			slots[i].arrival = arrival{}
+			select {
+			case c := <-in.ready:
+				in.resume(c)
+			case c := <-in.overdue:
+				in.proceed(c)
+			default:
+			}
 		}
 	}
 	return batch
 }
 
-// take opens a frame, or parks it.
-func (in *intake) take(a arrival) {
+// take accepts a frame that has been unsealed, or parks it.
+func (in *intake) take(s *slot) {
+	a := s.arrival
 	if in.control != nil && in.control(a.m) {
 		return
 	}
@@ -106,7 +117,10 @@ func (in *intake) take(a arrival) {
 			return
 		}
 	}
-	err := in.open(a)
+	err := s.err
+	if err == nil {
+		err = in.accept(a.m, &s.unsealed)
+	}
 	if missing(err) {
 		if c, ok := claimOf(a.m.Data); ok {
 			in.fetch(in.park(c, a, err))
@@ -118,17 +132,25 @@ func (in *intake) take(a arrival) {
 
 // missing reports whether a frame could not be opened for want of something that can be fetched.
 func missing(err error) bool {
+	if err == nil {
+		return false
+	}
 	reason := keyring.ReasonOf(err)
 	return reason == keyring.NoKey || reason == keyring.NoCard
 }
 
+// open opens a frame that was parked.
 func (in *intake) open(a arrival) error {
-	want, err := in.want(a.m)
-	if err != nil {
+	if err := in.unsealOne(a.m, &in.again); err != nil {
 		return err
 	}
-	var o keyring.Opened
-	if err := in.rc.Open(a.m.Data, &want, &o); err != nil {
+	return in.accept(a.m, &in.again)
+}
+
+// accept enters a frame into the replay state and hands its messages on.
+func (in *intake) accept(m *nats.Msg, u *keyring.Unsealed) error {
+	o := &in.opened
+	if err := in.rc.Accept(u, o); err != nil {
 		return err
 	}
 	in.parked.accepted(o.Card, o.Session)
@@ -136,15 +158,18 @@ func (in *intake) open(a arrival) error {
 	if in.whole {
 		in.counts.lost.Add(o.Lost)
 	}
-	in.deliver(a.m, &o)
+	in.deliver(m, o)
 	return nil
 }
 
 // failed counts a frame that was not accepted.
 func (in *intake) failed(a arrival, err error) {
+	if err == nil {
+		return
+	}
 	var r *keyring.Rejection
 	switch {
-	case err == nil, errors.Is(err, keyring.ErrClosed):
+	case errors.Is(err, keyring.ErrClosed):
 	case a.again && (errors.Is(err, errLate) || keyring.ReasonOf(err) == keyring.Seen):
 		// It came over the connection before as well.
 	case errors.Is(err, errLate):

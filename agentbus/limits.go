@@ -12,13 +12,27 @@ const (
 	MaxPayload = envelope.MaxPayload
 
 	// DefaultBuffer is how many opened messages wait for a subscription's handler.
-	DefaultBuffer = 4096
+	DefaultBuffer = 65536
 
 	// DefaultConcurrency is how many requests Serve handles at once.
 	DefaultConcurrency = 16
 
 	// DefaultRequestTimeout bounds a call whose context has no deadline.
 	DefaultRequestTimeout = 30 * time.Second
+
+	frameBytes       = 128 << 10 // plaintext of a frame that holds several messages
+	maxGathered      = 16384     // messages of one topic that wait while others are sealed and sent
+	maxGatheredBytes = 512 << 10 // and what they take up
+	maxFrames        = 512       // frames that they make, each to another subject or with another expiry; an atomic batch has at most 1,000
+
+	maxKeptFrame = 64 << 10 // bytes of memory kept for a frame that is sealed alone
+
+	openFrames    = 64       // frames unsealed together
+	openWork      = 1 << 20  // and what that costs, in bytes of a seal
+	openAlone     = 32 << 10 // below which it is done by one goroutine
+	signatureWork = 48 << 10 // what a signature costs
+
+	messageBlock = 64 // messages of a frame that are made for a handler at once
 
 	maxBuffered     = 64 << 20 // bytes of opened messages waiting for a subscription's handler
 	wireBuffer      = 4096     // frames between nats.go and the inlet, which empties it at once

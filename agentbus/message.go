@@ -31,7 +31,7 @@ type Message struct {
 	Sender  identity.ID // proven by the signature, on a pair by the seal; on an unsigned topic any of its readers could have said it
 	Time    time.Time   // when it was sealed, by the sender's clock, in milliseconds
 	Signed  bool        // there is a signature that a third party could be shown
-	Payload []byte      // the receiver's own
+	Payload []byte      // the receiver's own; in one piece of memory with the others of its frame, up to 64 KiB
 
 	headers []envelope.Pair
 }
@@ -58,10 +58,22 @@ func (m *Message) Headers() map[string]string {
 	return all
 }
 
-func newMessage(subject string, o *keyring.Opened, m *envelope.Message) *Message {
-	// Without its capacity, so that appending to one payload does not write into the next message of the frame.
-	return &Message{ID: m.ID, Subject: subject, Sender: o.Sender, Time: o.Time, Signed: o.Signed,
-		Payload: slices.Clip(m.Payload), headers: m.Headers}
+// newMessages makes what a handler is given of some messages of a frame.
+func newMessages(subject string, o *keyring.Opened, some []envelope.Message) []Message {
+	block := make([]Message, len(some))
+	for i := range some {
+		m := &some[i]
+		// Without its capacity, so that appending to one payload does not write into the next message of the frame.
+		block[i] = Message{ID: m.ID, Subject: subject, Sender: o.Sender, Time: o.Time, Signed: o.Signed,
+			Payload: slices.Clip(m.Payload), headers: m.Headers}
+		m.Headers = nil // the handler's now
+	}
+	return block
+}
+
+// newMessage is newMessages for a frame that is one message.
+func newMessage(subject string, o *keyring.Opened) *Message {
+	return &newMessages(subject, o, o.Messages[:1])[0]
 }
 
 // String describes the message without its content.
@@ -74,6 +86,13 @@ func (m *Message) LogValue() slog.Value { return slog.StringValue(m.String()) }
 
 // size is what the message counts for while it waits for a handler, in bytes.
 func (m *Message) size() int { return len(m.Payload) + messageOverhead }
+
+func sizeOf(block []Message) (messages, size int) {
+	for i := range block {
+		size += block[i].size()
+	}
+	return len(block), size
+}
 
 const messageOverhead = 256
 
@@ -132,21 +151,27 @@ func (o *outgoing) set(key, value string) error {
 }
 
 // prepare checks all of a message that can be checked at the call.
-func prepare(payload []byte, options []MessageOption) (*outgoing, error) {
+func prepare(payload []byte, options []MessageOption) (outgoing, error) {
 	if len(payload) > MaxPayload {
-		return nil, fmt.Errorf("%w: payload of %d bytes; the limit is %d: send it in parts, or send where it can be fetched",
+		return outgoing{}, fmt.Errorf("%w: payload of %d bytes; the limit is %d: send it in parts, or send where it can be fetched",
 			ErrTooLarge, len(payload), MaxPayload)
 	}
-	o := new(outgoing)
+	if len(options) == 0 {
+		return outgoing{}, nil
+	}
+	return withOptions(options)
+}
+
+func withOptions(options []MessageOption) (o outgoing, err error) {
 	for _, option := range options {
-		if err := option.applyMessage(o); err != nil {
-			return nil, err
+		if err := option.applyMessage(&o); err != nil {
+			return outgoing{}, err
 		}
 	}
 	if len(o.headers) > 0 {
 		envelope.SortHeaders(o.headers)
 		if _, err := envelope.AppendMessage(nil, &envelope.Message{ID: ulid.ULID{1}, Headers: o.headers}, false); err != nil {
-			return nil, fmt.Errorf("agentbus: headers: %w", err)
+			return outgoing{}, fmt.Errorf("agentbus: headers: %w", err)
 		}
 	}
 	return o, nil

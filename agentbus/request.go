@@ -69,18 +69,18 @@ func (b *Bus) request(ctx context.Context, ch policy.Channel, subject, recipient
 	if d, _ := ctx.Deadline(); o.expires.IsZero() || d.Add(keyring.MaxClockLead).Before(o.expires) {
 		o.expires = d.Add(keyring.MaxClockLead)
 	}
-	frame, id, err := b.seal(ctx, ch, &keyring.Draft{Kind: envelope.KindRequest, Recipient: recipient, Expires: o.expires,
-		Messages: []envelope.Message{{Headers: o.headers, Payload: payload}}})
-	if err != nil {
-		return nil, err
-	}
 	p := &pending{channel: ch, to: recipient, done: make(chan answer, 1)}
-	reply, err := b.replies.expect(id, p)
+	draft := &keyring.Draft{Kind: envelope.KindRequest, Recipient: recipient, Expires: o.expires,
+		Messages: []envelope.Message{{Headers: o.headers, Payload: payload}}}
+	err = b.sealed(ctx, ch, draft, func(frame []byte, id ulid.ULID) error {
+		reply, err := b.replies.expect(id, p)
+		if err != nil {
+			return err
+		}
+		return b.send(&nats.Msg{Subject: subject, Reply: reply, Data: frame})
+	})
+	defer b.replies.forget(p)
 	if err != nil {
-		return nil, err
-	}
-	defer b.replies.forget(id)
-	if err := b.send(&nats.Msg{Subject: subject, Reply: reply, Data: frame}); err != nil {
 		return nil, err
 	}
 	b.counts.published.Add(1)
@@ -102,6 +102,7 @@ func (b *Bus) request(ctx context.Context, ch policy.Channel, subject, recipient
 
 // pending is a request that waits for its reply.
 type pending struct {
+	id      ulid.ULID // zero: not expected yet
 	channel policy.Channel
 	to      string // agent or service
 	done    chan answer
@@ -165,14 +166,14 @@ func (r *replies) expect(id ulid.ULID, p *pending) (string, error) {
 	if len(r.waiting) >= maxPending {
 		return "", fmt.Errorf("agentbus: %d requests wait for their replies already", maxPending)
 	}
-	r.waiting[id] = p
+	p.id, r.waiting[id] = id, p
 	return r.prefix + id.String(), nil
 }
 
-func (r *replies) forget(id ulid.ULID) {
+func (r *replies) forget(p *pending) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.waiting, id)
+	delete(r.waiting, p.id)
 }
 
 // find returns the request that a reply subject is for.
@@ -219,7 +220,7 @@ func (r *replies) deliver(m *nats.Msg, o *keyring.Opened) {
 		r.bus.reject(&r.bus.counts, m, notOne(o))
 		return
 	}
-	a := answer{message: newMessage(p.to, o, &o.Messages[0])}
+	a := answer{message: newMessage(p.to, o)}
 	if o.Kind == envelope.KindError {
 		a = answer{err: newRemoteError(a.message)}
 	}

@@ -123,7 +123,7 @@ func (b *Bus) serve(ctx context.Context, rc *keyring.Receiver, recipient, subjec
 	}
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
-	size := func(j job) int { return j.request.size() }
+	size := func(j job) (messages, size int) { return 1, j.request.size() }
 	v := &server{Subscription: b.newSubscription(rc), recipient: recipient, subject: subject, handler: handler,
 		box: newMailbox(b.config.Buffer, size), refusals: newMailbox(maxRefusals, size)}
 	v.in.want, v.in.deliver = v.want, v.deliver
@@ -174,20 +174,11 @@ func (v *server) deliver(m *nats.Msg, o *keyring.Opened) {
 		v.bus.reject(&v.counts, m, notOne(o))
 		return
 	}
-	j := job{request: newMessage(v.recipient, o, &o.Messages[0]), sender: o.Sender, id: o.ID, reply: m.Reply, expires: expiryOf(m.Data)}
+	j := job{request: newMessage(v.recipient, o), sender: o.Sender, id: o.ID, reply: m.Reply, expires: o.Expires}
 	if !v.box.offer(j) {
-		v.dropped(m.Subject)
+		v.dropped(m.Subject, 1)
 		v.refusals.offer(j) // as far as these keep up
 	}
-}
-
-// expiryOf reads until when a frame's sender waits, zero if it does not say. The frame has been authenticated.
-func expiryOf(frame []byte) (t time.Time) {
-	var f envelope.Frame
-	if envelope.Parse(frame, &f) == nil && f.Expires > 0 {
-		t = time.UnixMilli(int64(f.Expires))
-	}
-	return t
 }
 
 // answer runs the handler on a request and sends what it returned.
@@ -198,7 +189,7 @@ func (v *server) answer(j job) {
 	}
 	defer cancel()
 	if v.ctx.Err() == nil && ctx.Err() != nil {
-		v.dropped(v.subject)
+		v.dropped(v.subject, 1)
 		return
 	}
 	var payload []byte
@@ -244,11 +235,9 @@ func (v *server) reply(j job, d *keyring.Draft) {
 			return err
 		}
 		d.Recipient, d.Ref = to, j.id
-		frame, _, err := b.seal(v.ctx, ch, d)
-		if err != nil {
-			return err
-		}
-		return b.send(&nats.Msg{Subject: j.reply, Data: frame})
+		return b.sealed(v.ctx, ch, d, func(frame []byte, _ ulid.ULID) error {
+			return b.send(&nats.Msg{Subject: j.reply, Data: frame})
+		})
 	}()
 	if err != nil {
 		b.log.Warn("a reply could not be sent", "to", to, "error", err)

@@ -10,6 +10,7 @@ import (
 // those that have ended, and of what it does besides them.
 type Stats struct {
 	Published     uint64 // messages handed over or, if retained, acknowledged; requests too, replies not
+	Unsent        uint64 // messages handed over that could not be sealed or sent; Flush returns the first's error
 	Received      uint64 // messages that passed every check
 	Handled       uint64 // handler calls that returned nil
 	HandlerErrors uint64 // handler calls that returned an error
@@ -26,8 +27,8 @@ type Stats struct {
 
 // counters counts for one subscription, or for what a bus does besides them.
 type counters struct {
-	published, received, handled, errors, panics, dropped, lost, late, reconnects, skipped count
-	rejected                                                                               [32]count
+	published, unsent, received, handled, errors, panics, dropped, lost, late, reconnects, skipped count
+	rejected                                                                                       [32]count
 }
 
 type count struct{ atomic.Uint64 }
@@ -36,7 +37,7 @@ func (c *counters) rejectedFor(r keyring.Reason) { c.rejected[r&31].Add(1) }
 
 func (c *counters) stats() Stats {
 	s := Stats{
-		Published: c.published.Load(), Received: c.received.Load(), Handled: c.handled.Load(),
+		Published: c.published.Load(), Unsent: c.unsent.Load(), Received: c.received.Load(), Handled: c.handled.Load(),
 		HandlerErrors: c.errors.Load(), Panics: c.panics.Load(), Dropped: c.dropped.Load(), Lost: c.lost.Load(),
 		Late: c.late.Load(), Reconnects: c.reconnects.Load(), Skipped: c.skipped.Load(),
 		Rejected: make(map[keyring.Reason]uint64),
@@ -52,6 +53,7 @@ func (c *counters) stats() Stats {
 // plus adds the counts of another.
 func (s Stats) plus(o Stats) Stats {
 	s.Published += o.Published
+	s.Unsent += o.Unsent
 	s.Received += o.Received
 	s.Handled += o.Handled
 	s.HandlerErrors += o.HandlerErrors

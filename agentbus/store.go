@@ -10,7 +10,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/oklog/ulid/v2"
 
 	"github.com/sealbus/sealbus/keyring"
 	"github.com/sealbus/sealbus/policy"
@@ -185,35 +184,6 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, storeTimeout)
-}
-
-// append puts a frame into a stream and returns when the broker has acknowledged it. The frame's id keeps one that
-// is sent twice from being stored twice.
-func (s *store) append(ctx context.Context, stream, subject string, frame []byte, id ulid.ULID) error {
-	b := s.wire.bus
-	ctx, cancel := b.bounded(ctx)
-	defer cancel()
-	ctx, cancel = b.untilClosed(ctx)
-	defer cancel()
-	for {
-		err := s.appendOnce(ctx, stream, subject, frame, id)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil && (errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) ||
-			errors.Is(err, jetstream.ErrNoStreamResponse)) {
-			pause(ctx, minReconnect)
-			continue
-		}
-		return b.closedOr(ctx, fmt.Errorf("agentbus: publishing to %s was not acknowledged: %w", stream, err))
-	}
-}
-
-func (s *store) appendOnce(ctx context.Context, stream, subject string, frame []byte, id ulid.ULID) error {
-	l, done := s.wire.use()
-	defer done()
-	_, err := l.js.Publish(ctx, subject, frame, jetstream.WithMsgID(id.String()), jetstream.WithExpectStream(stream))
-	return err
 }
 
 // pause waits a moment.

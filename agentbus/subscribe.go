@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 
@@ -77,16 +78,27 @@ func (b *Bus) Subscribe(ctx context.Context, pattern string, handler Handler) (*
 		}
 		return keyring.Want{Kinds: keyring.Kinds(envelope.KindEvent), Recipient: subject}, nil
 	}
-	box := newMailbox(b.config.Buffer, (*Message).size)
+	box := newMailbox(b.config.Buffer, sizeOf)
 	s.in.deliver = func(m *nats.Msg, o *keyring.Opened) {
 		subject, _ := policy.CutTopicSubject(m.Subject)
-		for i := range o.Messages {
-			if !box.offer(newMessage(subject, o, &o.Messages[i])) {
-				s.dropped(m.Subject)
+		for some := range slices.Chunk(o.Messages, messageBlock) {
+			if block := newMessages(subject, o, some); !box.offer(block) {
+				s.dropped(m.Subject, len(block))
 			}
 		}
 	}
-	s.work(func() { box.each(func(m *Message) { s.handle(m, handler) }) })
+	var rest []Message // of a block whose handler has ended its goroutine
+	s.work(func() {
+		each := func(block []Message) {
+			for rest = block; len(rest) > 0; {
+				m := &rest[0]
+				rest = rest[1:]
+				s.handle(m, handler)
+			}
+		}
+		each(rest)
+		box.each(each)
+	})
 	return s.start(ctx, "", box.close, natsSubjects(pattern, topic)...)
 }
 
@@ -230,16 +242,15 @@ func (s *Subscription) Stats() Stats {
 	return st
 }
 
-func (s *Subscription) dropped(subject string) {
-	if s.counts.dropped.Add(1) == 1 {
+func (s *Subscription) dropped(subject string, messages int) {
+	if s.counts.dropped.Add(uint64(messages)) == uint64(messages) {
 		s.bus.log.Warn("the handler is too slow and its buffer full: messages are dropped", "subject", subject)
 	}
 }
 
 // handle runs a handler on a message and counts what came of it.
 func (s *Subscription) handle(m *Message, handler Handler) {
-	err := protect(func() error { return handler(s.ctx, m) })
-	if err != nil {
+	if err := protect(func() error { return handler(s.ctx, m) }); err != nil {
 		s.bus.failed(&s.counts, m.Subject, err)
 		return
 	}

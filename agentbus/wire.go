@@ -25,6 +25,9 @@ type wire struct {
 	bus    *Bus
 	config *tls.Config
 
+	handover handover // of live frames
+	restored signal   // there is a connection again
+
 	mu     sync.RWMutex // held for writing while connections change places
 	link   *link
 	routes map[*route]struct{}
@@ -36,7 +39,11 @@ type link struct {
 	js    jetstream.JetStream
 	users sync.WaitGroup                   // calls that wait for an answer on it
 	shown atomic.Pointer[x509.Certificate] // the certificate that it was made with
+	base  uint64                           // generations of the links before
 }
+
+// generation counts the connections that there have been.
+func (l *link) generation() uint64 { return l.base + l.nc.Stats().Reconnects }
 
 // route is one subscription of the bus, over whichever connection there is. What arrives goes to the inlet,
 // or to fn, which must not block and to which it does not matter if something comes twice.
@@ -150,6 +157,22 @@ func (w *wire) publish(m *nats.Msg) error {
 	return w.link.nc.PublishMsg(m)
 }
 
+// publishLive hands a frame over that nobody acknowledges.
+func (w *wire) publishLive(subject string, frame []byte) error {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	nc := w.link.nc
+	carrier := w.link.generation()
+	if !nc.IsConnected() {
+		carrier++ // it waits for the next connection
+	}
+	if err := nc.Publish(subject, frame); err != nil {
+		return err
+	}
+	w.handover.handed(carrier)
+	return nil
+}
+
 // add subscribes, all of an inlet's routes at once: they change connections together. The subscriptions are the
 // broker's when settle has returned.
 func (w *wire) add(routes ...*route) (err error) {
@@ -253,11 +276,30 @@ func drainAll(ctx context.Context, nc *nats.Conn, subs []*nats.Subscription) {
 func (w *wire) flush(ctx context.Context) error {
 	l, done := w.use()
 	defer done()
+	return l.flush(ctx)
+}
+
+func (l *link) flush(ctx context.Context) error {
 	err := l.nc.FlushWithContext(ctx)
 	if errors.Is(err, nats.ErrConnectionClosed) && !l.nc.IsClosed() {
 		return errLost
 	}
 	return err
+}
+
+// confirm is flush for live frames: it fails with errLost also where a connection was lost before, after frames had been
+// handed over to it that no confirm has covered.
+func (w *wire) confirm(ctx context.Context) error {
+	l, done := w.use()
+	defer done()
+	count, before := w.handover.begin(), l.generation()
+	if err := l.flush(ctx); err != nil {
+		return err
+	}
+	if w.handover.flushed(count, before, l.generation()) {
+		return errLost
+	}
+	return nil
 }
 
 // settle is flush for subscriptions, which are restored with the connection: it waits for that too. It
@@ -350,6 +392,8 @@ func (w *wire) change(ctx context.Context, next *link) (old *link, subs []*nats.
 	if err := errors.Join(next.nc.FlushWithContext(ctx), w.link.nc.FlushWithContext(ctx)); err != nil {
 		return nil, nil, inlets, err
 	}
+	w.handover.replaced(w.link.generation())
+	next.base = w.link.generation() + 1
 	for r, sub := range fresh {
 		if r.inlet != nil {
 			r.inlet.missed(r.sub)
@@ -357,6 +401,7 @@ func (w *wire) change(ctx context.Context, next *link) (old *link, subs []*nats.
 		subs, r.sub = append(subs, r.sub), sub
 	}
 	old, w.link = w.link, next
+	w.restored.fire()
 	return old, subs, inlets, nil
 }
 
@@ -372,7 +417,7 @@ func (w *wire) inbox() string {
 	return w.current().NewInbox() + "."
 }
 
-// errLost is inside the error of a Flush during which the connection was lost.
+// errLost is inside the error of a Flush when the connection was lost during it, or since the one before.
 var errLost = errors.New("the connection was lost meanwhile: what was handed over before may have arrived or not")
 
 // wireError says what an error of nats.go means to who made the call.
@@ -409,6 +454,7 @@ func (b *Bus) natsOptions() []nats.Option {
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			b.counts.reconnects.Add(1)
+			b.wire.restored.fire()
 			b.log.Info("connected again", "broker", nc.ConnectedUrl())
 			b.refreshSoon()
 		}),

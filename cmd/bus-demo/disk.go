@@ -34,14 +34,15 @@ func disk(ctx context.Context, s *scene) error {
 		return err
 	}
 	onDisk := 0
-	for _, frame := range s.ofText(ledger, stored) {
+	kept, messages := s.ofText(ledger, stored)
+	for _, frame := range kept {
 		if slices.ContainsFunc(all, func(data []byte) bool { return bytes.Contains(data, frame) }) {
 			onDisk++
 		}
 	}
 	clear := []string{"topic/ledger", ledger, s.scout.bus.Self().String(), policy.TopicStream("ledger")}
 	there := controls(clear, all)
-	s.fact(onDisk == len(s.text.pieces), "all %s of the text are in the files, byte for byte, as ciphertext", plural(onDisk, "frame"))
+	s.fact(messages == len(s.text.pieces) && onDisk == len(kept), "all %s of the text are in the files, byte for byte, as ciphertext", plural(onDisk, "frame"))
 	s.search(len(found), fmt.Sprintf("of %s of the text in %s, %s bytes", plural(s.needles.size(), "fragment"), plural(len(all), "file"), number(size)))
 	s.fact(there == len(clear), "the same files do hold the names of sender and channel: %d of %d found", there, len(clear))
 	s.figure("files", len(all))
@@ -60,20 +61,23 @@ func disk(ctx context.Context, s *scene) error {
 	return nil
 }
 
-// ofText returns the frames, among those given, in which the planner was sent the text, by their ids.
-func (s *scene) ofText(subject string, frames [][]byte) map[string][]byte {
+// ofText returns the frames, among those given, in which the planner was sent the text, by their ids, and how many
+// messages they hold.
+func (s *scene) ofText(subject string, frames [][]byte) (list map[string][]byte, messages int) {
 	sent := make(map[string]bool)
 	for _, m := range s.planner.got.since(0) {
 		if m.Subject == subject && m.ContentType() != "" { // nothing else has one
 			sent[m.ID.String()] = true
 		}
 	}
-	list := make(map[string][]byte)
+	list = make(map[string][]byte)
 	for _, raw := range frames {
 		var f envelope.Frame
-		if envelope.Parse(raw, &f) == nil && sent[f.ID.String()] {
-			list[f.ID.String()] = raw
+		// A frame's id is that of its first message.
+		if id := &f.ID; envelope.Parse(raw, &f) == nil && sent[id.String()] && list[id.String()] == nil {
+			list[id.String()] = raw
+			messages += int(f.Count)
 		}
 	}
-	return list
+	return list, messages
 }

@@ -33,8 +33,9 @@ func listen(ctx context.Context, s *scene) error {
 	}
 	clear := []string{s.scout.bus.Self().String(), "topic/findings", "topic/ledger", "service/summarise", "pair/critic~planner"}
 	there := controls(clear, haystacks)
-	n := len(s.text.pieces)
-	s.fact(len(s.ofText(findings, live)) == n && len(s.ofText(ledger, kept)) == n, "it took %s, %s bytes, every frame of the text among them",
+	_, published := s.ofText(findings, live)
+	_, stored := s.ofText(ledger, kept)
+	s.fact(published == len(s.text.pieces) && stored == len(s.text.pieces), "it took %s, %s bytes, every frame of the text among them",
 		plural(len(all), "message"), number(size))
 	s.search(len(found), "of "+plural(s.needles.size(), "fragment")+" of the text")
 	s.fact(there == len(clear), "the same messages do hold the names of sender and channels: %d of %d found", there, len(clear))

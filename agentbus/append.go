@@ -1,0 +1,82 @@
+package agentbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/oklog/ulid/v2"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+)
+
+// entry is a frame on its way into a stream.
+type entry struct {
+	subject string
+	frame   []byte
+	id      ulid.ULID
+}
+
+// append puts frames into a stream, all or none and in order, and returns when the broker has acknowledged that they
+// are on its disk. Until ctx ends it sends them again where the acknowledgement does not come. A frame's id keeps it
+// from being stored twice.
+func (s *store) append(ctx context.Context, stream string, entries []entry) error {
+	for again := false; ; again = true {
+		err := s.appendOnce(ctx, stream, entries)
+		if err == nil || again && isStoredAlready(err) {
+			return nil
+		}
+		if ctx.Err() != nil || !isPassing(err) {
+			return fmt.Errorf("agentbus: publishing to %s was not acknowledged: %w", stream, err)
+		}
+		pause(ctx, minReconnect)
+	}
+}
+
+func (s *store) appendOnce(ctx context.Context, stream string, entries []entry) error {
+	l, done := s.wire.use()
+	defer done()
+	if len(entries) == 1 {
+		e := entries[0]
+		_, err := l.js.Publish(ctx, e.subject, e.frame, jetstream.WithMsgID(e.id.String()), jetstream.WithExpectStream(stream))
+		return err
+	}
+	messages := make([]*nats.Msg, len(entries))
+	for i, e := range entries {
+		m := nats.NewMsg(e.subject)
+		m.Data = e.frame
+		m.Header.Set(jetstream.MsgIDHeader, e.id.String())
+		m.Header.Set(jetstream.ExpectedStreamHeader, stream)
+		messages[i] = m
+	}
+	// One acknowledgement, and one sync to disk, for all: the batch is bounded, so that none is needed before.
+	_, err := jetstreamext.PublishMsgBatch(ctx, l.js, messages, jetstreamext.BatchFlowControl{})
+	return err
+}
+
+// Error codes of JetStream for atomic batches.
+const (
+	codeIncompleteBatch = 10176 // part of it was lost with the connection
+	codeDuplicate       = 10201 // a message of it is stored already, and so are all: none of their ids is used elsewhere
+	codeTooManyBatches  = 10210
+)
+
+func isStoredAlready(err error) bool { return jetStreamCode(err) == codeDuplicate }
+
+// isPassing reports whether an error says no more than that there is no connection or no stream at this moment.
+func isPassing(err error) bool {
+	if code := jetStreamCode(err); code == codeIncompleteBatch || code == codeTooManyBatches {
+		return true
+	}
+	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrNoResponders) ||
+		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, jetstream.ErrNoStreamResponse)
+}
+
+func jetStreamCode(err error) int {
+	var e jetstream.JetStreamError
+	if errors.As(err, &e) && e.APIError() != nil {
+		return int(e.APIError().ErrorCode)
+	}
+	return 0
+}

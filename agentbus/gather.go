@@ -1,0 +1,402 @@
+package agentbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sealbus/sealbus/internal/envelope"
+	"github.com/sealbus/sealbus/keyring"
+	"github.com/sealbus/sealbus/policy"
+)
+
+// lane gathers what is published to one topic. One goroutine seals and sends; what comes while it is at that makes up
+// the next batch. So a lone message leaves at once, and the busier a sender is, the more messages share a seal, a
+// signature and a NATS message. Everything leaves in the order in which it came.
+type lane struct {
+	bus    *Bus
+	ch     policy.Channel
+	sender *keyring.Sender
+
+	mu     sync.Mutex
+	next   *batch // gathers; never nil
+	under  *batch // being sealed and sent; nil if the goroutine waits
+	spare  *batch
+	room   chan struct{} // closed when next is taken; nil if nobody waits for that
+	stuck  bool          // there is no connection, and what may wait for one does already
+	wakeUp chan struct{}
+}
+
+// batch is what leaves together, under one signature. Its messages share their fate.
+type batch struct {
+	parcels []*parcel // in order
+	bundles []*keyring.Bundle
+	bytes   int
+	count   int
+	since   time.Time    // when the first message came
+	until   time.Time    // when the last of those who wait for an acknowledgement gives up
+	alone   int          // messages that no call waits for
+	outcome *Publication // nil if nobody wants to know
+}
+
+// parcel is the messages of one frame.
+type parcel struct {
+	keyring.Bundle
+	subject string // on NATS
+}
+
+// Publication is what becomes of a message that PublishAsync has taken. Messages that were gathered together share one.
+type Publication struct {
+	done chan struct{}
+	err  error
+}
+
+// Done returns a channel that is closed when the outcome is there.
+func (p *Publication) Done() <-chan struct{} { return p.done }
+
+// Err returns nil while Done is open, and when all went well. Otherwise it is what Publish would have returned.
+func (p *Publication) Err() error {
+	select {
+	case <-p.done:
+		return p.err
+	default:
+		return nil
+	}
+}
+
+// Wait waits for the outcome and returns Err, or ctx's error if that ends first.
+func (p *Publication) Wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return p.err
+	default:
+	}
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func newPublication() *Publication { return &Publication{done: make(chan struct{})} }
+
+func newLane(b *Bus, s *keyring.Sender, ch policy.Channel) *lane {
+	return &lane{bus: b, ch: ch, sender: s, next: new(batch), spare: new(batch), wakeUp: make(chan struct{}, 1)}
+}
+
+// item is one message on its way into a lane.
+type item struct {
+	subject   string
+	message   envelope.Message
+	expires   time.Time
+	until     time.Time // zero: the caller does not wait for an acknowledgement
+	committed bool
+	wanted    bool // the caller wants a Publication
+	alone     bool // and does not wait for it here
+}
+
+// add takes a message in. It blocks only while the lane is full; the payload is copied.
+func (l *lane) add(ctx context.Context, it *item) (*Publication, error) {
+	l.mu.Lock()
+	for !l.next.fits(it.message.Size(it.committed)) {
+		if l.stuck {
+			l.mu.Unlock()
+			return nil, fmt.Errorf("%w: %d bytes wait to be sent already", ErrDisconnected, reconnectBuffer)
+		}
+		if err := l.awaitRoom(ctx); err != nil {
+			return nil, err
+		}
+	}
+	defer l.mu.Unlock()
+	if err := l.next.add(it); err != nil {
+		return nil, err
+	}
+	if l.under == nil && l.next.count == 1 {
+		select {
+		case l.wakeUp <- struct{}{}:
+		default:
+		}
+	}
+	return l.next.outcome, nil
+}
+
+// awaitRoom waits until what gathers has been taken. It is called with the lock held, and returns with it unless it
+// fails.
+func (l *lane) awaitRoom(ctx context.Context) error {
+	if l.room == nil {
+		l.room = make(chan struct{})
+	}
+	room, closing := l.room, l.bus.stopped
+	l.mu.Unlock()
+	if l.bus.ofHandler(ctx) {
+		closing = nil
+	}
+	select {
+	case <-room:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-closing:
+		return ErrClosed
+	case <-l.bus.gathered.Done():
+		return ErrClosed
+	}
+	l.mu.Lock()
+	return nil
+}
+
+// roomy has those look again who wait for room. It is called with the lock held.
+func (l *lane) roomy() {
+	if l.room != nil {
+		close(l.room)
+		l.room = nil
+	}
+}
+
+// fits reports whether a message of n encoded bytes has room. One always has.
+func (bt *batch) fits(n int) bool {
+	return bt.count == 0 || bt.count < maxGathered && bt.bytes+n <= maxGatheredBytes && len(bt.parcels) < maxFrames
+}
+
+// add encodes a message behind the others: into their frame if it goes to the same subject until the same time and
+// there is room, so that the order is kept, else into one of its own.
+func (bt *batch) add(it *item) error {
+	p := bt.last()
+	if p == nil || p.Recipient != it.subject || !p.Expires.Equal(it.expires) || p.Messages.Committed() != it.committed ||
+		p.Messages.Len() >= envelope.MaxMessages || p.Messages.Size()+it.message.Size(it.committed) > frameBytes {
+		p = bt.open(it)
+	}
+	before := p.Messages.Size()
+	if err := p.Messages.Add(&it.message); err != nil {
+		if p.Messages.Len() == 0 {
+			bt.parcels = bt.parcels[:len(bt.parcels)-1]
+		}
+		return err
+	}
+	if bt.count == 0 {
+		bt.since = time.Now()
+	}
+	bt.count++
+	bt.bytes += p.Messages.Size() - before
+	if it.until.After(bt.until) {
+		bt.until = it.until
+	}
+	if it.alone {
+		bt.alone++
+	}
+	if it.wanted && bt.outcome == nil {
+		bt.outcome = newPublication()
+	}
+	return nil
+}
+
+func (bt *batch) last() *parcel {
+	if len(bt.parcels) == 0 {
+		return nil
+	}
+	return bt.parcels[len(bt.parcels)-1]
+}
+
+// parcels keeps the memory of frames, of all lanes, for as long as there is use for it.
+var parcels = sync.Pool{New: func() any { return &parcel{Bundle: keyring.Bundle{Kind: envelope.KindEvent}} }}
+
+// open begins another frame.
+func (bt *batch) open(it *item) *parcel {
+	p := parcels.Get().(*parcel)
+	bt.parcels = append(bt.parcels, p)
+	if p.Recipient != it.subject {
+		p.Recipient, p.subject = it.subject, policy.TopicSubject(it.subject)
+	}
+	p.Expires = it.expires
+	p.Messages.Reset(it.committed)
+	return p
+}
+
+// reset empties a batch.
+func (bt *batch) reset() {
+	for _, p := range bt.parcels {
+		p.Messages.Reset(false) // no plaintext stays behind
+		parcels.Put(p)
+	}
+	clear(bt.parcels)
+	clear(bt.bundles)
+	*bt = batch{parcels: bt.parcels[:0], bundles: bt.bundles[:0]}
+}
+
+// run seals and sends until the bus ends.
+func (l *lane) run() {
+	for {
+		select {
+		case <-l.wakeUp:
+		case <-l.bus.gathered.Done():
+			l.take()
+			l.finish(ErrClosed)
+			return
+		}
+		for l.take() {
+			l.finish(l.ship(l.under))
+		}
+	}
+}
+
+// take makes what has gathered the batch to be sent. It reports whether there is anything.
+func (l *lane) take() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.next.count == 0 {
+		return false
+	}
+	l.under, l.next, l.spare = l.next, l.spare, nil
+	l.roomy()
+	return true
+}
+
+// finish tells who wants to know what has become of a batch.
+func (l *lane) finish(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	bt := l.under
+	if bt == nil {
+		return
+	}
+	if err == nil {
+		l.bus.counts.published.Add(uint64(bt.count))
+	} else {
+		l.bus.unsent(l.ch, bt, err)
+	}
+	if bt.outcome != nil {
+		bt.outcome.err = err
+		close(bt.outcome.done)
+	}
+	bt.reset()
+	l.under, l.spare = nil, bt
+}
+
+// unsent notes that messages have not gone out, for the next Flush.
+func (b *Bus) unsent(ch policy.Channel, bt *batch, err error) {
+	if bt.alone == 0 {
+		return // the calls that wait return it
+	}
+	if b.counts.unsent.Add(uint64(bt.alone)) == uint64(bt.alone) && !errors.Is(err, ErrClosed) {
+		b.log.Warn("messages could not be sent", "channel", ch.String(), "messages", bt.alone, "error", err)
+	}
+	b.failure.CompareAndSwap(nil, &err)
+}
+
+// ship seals a batch and hands it to the broker.
+func (l *lane) ship(bt *batch) error {
+	settings, err := l.seal(bt)
+	if err != nil {
+		return err
+	}
+	if settings.Retain > 0 {
+		return l.store(bt)
+	}
+	for _, p := range bt.parcels {
+		if err := l.send(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// seal seals the frames of a batch. It waits for a key where there is none, when a policy has just taken the channel
+// from somebody.
+func (l *lane) seal(bt *batch) (settings policy.Settings, err error) {
+	for _, p := range bt.parcels {
+		bt.bundles = append(bt.bundles, &p.Bundle)
+	}
+	for {
+		settings, _ = l.bus.ring.Policy().Settings(l.ch)
+		// Nothing older than receivers would take it for: a frame does not tell for how long it has waited here.
+		if settings.Retain == 0 && time.Since(bt.since) > settings.MaxAge {
+			return settings, fmt.Errorf("%w: %d messages to %s have waited for longer than its max_age", ErrDisconnected, bt.count, l.ch)
+		}
+		if err = l.sender.SealBundles(bt.bundles); errors.Is(err, keyring.ErrNoKey) {
+			err = l.awaitKey()
+			if err == nil {
+				continue
+			}
+		}
+		return settings, l.bus.gatheredError(err)
+	}
+}
+
+func (l *lane) awaitKey() error {
+	ctx, cancel := context.WithTimeout(l.bus.gathered, l.bus.config.RequestTimeout)
+	defer cancel()
+	_, err := l.bus.ring.Sender(ctx, l.ch)
+	return err
+}
+
+// send hands a frame to the connection. Where there is none, and the buffer for that is full, it waits.
+func (l *lane) send(p *parcel) error {
+	for {
+		up := l.bus.wire.restored.next()
+		err := l.bus.wire.publishLive(p.subject, p.Frame)
+		if !errors.Is(err, nats.ErrReconnectBufExceeded) {
+			if err != nil {
+				return l.bus.wireError("sending", err)
+			}
+			return nil
+		}
+		l.setStuck(true)
+		select {
+		case <-up:
+		case <-l.bus.gathered.Done():
+			return ErrClosed
+		}
+		l.setStuck(false)
+	}
+}
+
+func (l *lane) setStuck(stuck bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stuck = stuck; stuck {
+		l.roomy()
+	}
+}
+
+// store puts the frames of a batch into the topic's stream, all or none, and returns when the broker has acknowledged
+// that.
+func (l *lane) store(bt *batch) error {
+	if bt.until.IsZero() { // when they came, the policy did not retain the topic
+		bt.until = time.Now().Add(l.bus.config.RequestTimeout)
+	}
+	ctx, cancel := context.WithDeadline(l.bus.gathered, bt.until)
+	defer cancel()
+	entries := make([]entry, len(bt.parcels))
+	for i, p := range bt.parcels {
+		entries[i] = entry{subject: p.subject, frame: p.Frame, id: p.ID}
+	}
+	return l.bus.gatheredError(l.bus.store.append(ctx, policy.TopicStream(l.ch.Name()), entries))
+}
+
+// settle waits until everything that was added before has left.
+func (l *lane) settle(ctx context.Context) error {
+	l.mu.Lock()
+	last := l.next
+	if last.count == 0 {
+		last = l.under
+	}
+	if last == nil {
+		l.mu.Unlock()
+		return nil
+	}
+	if last.outcome == nil {
+		last.outcome = newPublication()
+	}
+	p := last.outcome
+	l.mu.Unlock()
+	select {
+	case <-p.done:
+		return nil // with what result, is in Bus.failure
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
