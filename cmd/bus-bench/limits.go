@@ -1,0 +1,56 @@
+package main
+
+import "time"
+
+const (
+	// What a publisher may have on the way to each subscriber's handler, the same for both sides. A frame that is
+	// received waits in a buffer of agentbus for as many as these; nats.go and the broker have room for more.
+	maxOnWay      = 4096
+	maxOnWayBytes = 8 << 20
+	maxOnAllWays  = 1 << 16 // deliveries to all of the subscribers together
+	maxAllBytes   = 64 << 20
+
+	// What plain JetStream has unacknowledged at most, which is as quick as it gets.
+	maxUnacknowledged = 1024
+	maxKeptBytes      = 64 << 20 // written in one round of a side
+
+	minSize    = 1
+	maxRounds  = 99
+	maxMembers = 1000
+
+	// Every member hears of every other, so that the time to gather them grows with more than their number.
+	crewPatience = 20 * time.Minute
+	maxRotations = 3
+
+	certLife = 6 * time.Hour
+	startup  = 60 * time.Second       // for a broker and the agents of one trial to come up
+	stall    = 20 * time.Second       // without one message more: then they are lost
+	closing  = 20 * time.Second       // for agents and broker to stop
+	pause    = 500 * time.Microsecond // before a lone message, in which everything comes to rest
+)
+
+// pace is how long a run takes, and over what.
+type pace struct {
+	rounds      int
+	round, warm time.Duration // of one side
+
+	sizes, loneSizes, fanoutSizes, channelSizes []int
+
+	inFlight, subscribers, channels, members []int
+
+	fewer bool // points where they say little that is new
+}
+
+var (
+	fullPace = pace{
+		rounds: 5, round: 400 * time.Millisecond, warm: 150 * time.Millisecond,
+		sizes: allSizes, loneSizes: allSizes, fanoutSizes: allSizes[:2], channelSizes: allSizes[:1],
+		inFlight: []int{1, 8, 64}, subscribers: []int{1, 10, 100}, channels: []int{1, 10, 100}, members: []int{10, 100},
+	}
+	quickPace = pace{
+		rounds: 3, round: 70 * time.Millisecond, warm: 20 * time.Millisecond,
+		sizes: allSizes, loneSizes: allSizes[:2], fanoutSizes: allSizes[:1], channelSizes: allSizes[:1],
+		inFlight: []int{1, 8, 64}, subscribers: []int{10}, channels: []int{10, 100}, members: []int{10}, fewer: true,
+	}
+	allSizes = []int{128, 1 << 10, 16 << 10, 256 << 10}
+)
