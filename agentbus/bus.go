@@ -27,6 +27,7 @@ type Bus struct {
 	store  *store
 
 	senders sync.Map // policy.Channel → *keyring.Sender
+	stored  sync.Map // policy.Channel → *keyring.StoredReceiver
 	lanes   sync.Map // policy.Channel → *lane
 	recent  atomic.Pointer[outlet]
 	failure atomic.Pointer[error] // the first since Flush
@@ -45,13 +46,14 @@ type Bus struct {
 	stopped chan struct{}                    // Close has begun
 	upkeep  sync.WaitGroup
 
-	mu     sync.Mutex
-	subs   map[*Subscription]struct{}
-	served map[string]bool // subjects of requests
-	past   Stats           // of subscriptions that have ended
-	done   chan struct{}
-	ending bool
-	err    error
+	mu      sync.Mutex
+	subs    map[*Subscription]struct{}
+	workers map[*Worker]struct{}
+	served  map[string]bool // subjects of requests
+	past    Stats           // of subscriptions that have ended
+	done    chan struct{}
+	ending  bool
+	err     error
 }
 
 // Self returns the agent's own ID.
@@ -99,9 +101,12 @@ func (b *Bus) Close() error {
 	}
 	b.ending = true
 	close(b.stopped)
-	subs := make([]*Subscription, 0, len(b.subs))
+	var subs []ender
 	for s := range b.subs {
 		subs = append(subs, s)
+	}
+	for w := range b.workers {
+		subs = append(subs, w)
 	}
 	b.mu.Unlock()
 	b.err = b.closeAll(subs)
@@ -109,7 +114,7 @@ func (b *Bus) Close() error {
 	return b.err
 }
 
-func (b *Bus) closeAll(subs []*Subscription) error {
+func (b *Bus) closeAll(subs []ender) error {
 	ctx, cancel := context.WithTimeout(context.Background(), b.config.closeTimeout)
 	defer cancel()
 	var errs []error
@@ -136,6 +141,29 @@ func (b *Bus) closeAll(subs []*Subscription) error {
 	b.replies.end()
 	b.wire.close()
 	return errors.Join(errs...)
+}
+
+// ender is what Close ends: it begins with all, and then waits for each.
+type ender interface {
+	begin()
+	wait(ctx context.Context) error
+}
+
+// addWorker takes a worker in, unless the bus is closing.
+func (b *Bus) addWorker(w *Worker) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ending {
+		return ErrClosed
+	}
+	b.workers[w] = struct{}{}
+	return nil
+}
+
+func (b *Bus) removeWorker(w *Worker) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.workers, w)
 }
 
 // add takes a subscription in, unless the bus is closing.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/keyring"
+	"github.com/sealbus/sealbus/policy"
 )
 
 // Config says how an agent connects. Servers, Identity and Keyring are required.
@@ -49,7 +50,7 @@ type Config struct {
 	// The default is DefaultRequestTimeout.
 	RequestTimeout time.Duration
 
-	renewEvery, closeTimeout time.Duration // for tests
+	renewEvery, closeTimeout, lease time.Duration // for tests
 }
 
 // check fills in the defaults and refuses what cannot work.
@@ -86,6 +87,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.renewEvery == 0 {
 		c.renewEvery = renewEvery
+	}
+	if c.lease == 0 {
+		c.lease = policy.TaskAckWait
 	}
 	if c.closeTimeout == 0 {
 		c.closeTimeout = closeTimeout

@@ -17,6 +17,10 @@
 //	srv, err := bus.Serve(ctx, func(ctx context.Context, r *agentbus.Message) ([]byte, error) { … })
 //	reply, err := bus.Request(ctx, "bob", payload)
 //
+//	task, err := bus.Enqueue(ctx, "summarise", payload, agentbus.MaxAttempts(5))
+//	worker, err := bus.Work(ctx, "summarise", func(ctx context.Context, t *agentbus.Task) ([]byte, error) { … })
+//	result, err := task.Result(ctx)
+//
 // # What a Message is
 //
 // A handler is only given what passed every check: its sender is who Message.Sender says, the policy lets that agent
@@ -72,6 +76,38 @@
 //     waits for the answer any more. With it the handler can publish and ask even while Close waits for it.
 //   - Stop and Close wait for handlers; a handler that calls them waits for itself, for 30 seconds. It calls them in a
 //     goroutine.
+//
+// # Tasks
+//
+// Enqueue returns when the broker has the task on its disk. From then on it runs until it has succeeded or is declared dead,
+// whatever becomes of the enqueuer, of workers and of the broker. Payload, kind, headers and terms (Delay, At, Deadline, Timeout,
+// MaxAttempts, Backoff, Priority) are sealed for the queue's workers, and what workers say of a task for its enqueuers. Whoever may
+// enqueue may ask for any task's Result by its id, in another process too, and read the dead letters.
+//
+//   - A task is worked on at least once, and one result of it is recorded: the first. A later one is dropped and counted as
+//     WorkStats.Late. Handlers whose effects must not come twice need the task's ID for that.
+//   - A worker has a task to itself for 30 seconds, its lease, and renews that as long as the task is with it. One that dies leaves
+//     its tasks to others when their leases are over. That is no attempt: what counts are attempts of which a worker has said that they
+//     failed.
+//   - A worker that loses the broker goes on. A result waits for the connection, for up to Config.RequestTimeout. Where the lease runs
+//     out meanwhile, the handler's context ends, another may be at the task already, and this handler's error counts for nothing; its
+//     result is recorded if it is there first.
+//   - An attempt that fails is tried again after its backoff, half of which is random. A task that has failed as often as it may, has not
+//     begun by its Deadline, or whose handler returned Cancel is dead: its Result is a *TaskError, and its dead letter keeps why, with
+//     all of the task. Revive puts it back, as a new task with an id of its own.
+//   - What fails a check is no task. It is rejected as any frame is, and becomes a dead letter of its own, whose reason is DeadUnopenable.
+//     A task whose key or whose sender's card is not here goes back to the queue and waits: it is not dead.
+//   - Tasks have no order. Those of a lower priority number go first more often; none waits for ever.
+//   - A task begins no earlier than At says. One that is due in more than 2 seconds waits with the broker; late it can be.
+//   - A worker takes along what its handlers do in about a fifth of a second, so that slow tasks do not wait behind others while another
+//     worker has nothing to do. Stop gives back what has not begun.
+//   - Results stay for the queue's retain, and as long as their task is in the log; dead letters for retain.
+//
+// The broker can hold tasks back, drop them, and hand them out again. It has a handler run twice by hiding from workers that
+// there is a result, or by handing a task to two at once; it can make up no task and no result, change none, and give none for another's.
+// Before a handler runs, the worker asks whether the task has a result, so that what is put into the log again, or handed out again after
+// the broker has lost what it knew, is let go of. Whether there is one is the broker's word: workers cannot read results. So is how many
+// attempts have failed, as far as it can leave out notes of them.
 //
 // # Rejections
 //

@@ -13,6 +13,12 @@ func Timing(c Config, renewEvery, closeTimeout time.Duration) Config {
 	return c
 }
 
+// Lease sets how long a worker of a bus made with c has a task to itself.
+func Lease(c Config, d time.Duration) Config {
+	c.lease = d
+	return c
+}
+
 // Conn returns the NATS connection in use, which a test may cut off.
 func (b *Bus) Conn() *nats.Conn { return b.wire.current() }
 

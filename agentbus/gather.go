@@ -1,6 +1,7 @@
 package agentbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,25 +9,28 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/keyring"
 	"github.com/sealbus/sealbus/policy"
 )
 
-// lane gathers what is published to one topic. One goroutine seals and sends; what comes while it is at that makes up
-// the next batch. So a lone message leaves at once, and the busier a sender is, the more messages share a seal, a
+// lane gathers what is published to one topic, or put into one queue, or recorded of its tasks. One goroutine seals and
+// sends; what comes while it is at that makes up the next batch. So a lone message leaves at once, and the busier a sender is, the more messages share a seal, a
 // signature and a NATS message. Everything leaves in the order in which it came.
 type lane struct {
 	bus    *Bus
 	ch     policy.Channel
 	sender *keyring.Sender
+	ship   func(*lane, *batch) error // hands sealed frames to the broker
 
 	mu     sync.Mutex
 	next   *batch // gathers; never nil
 	under  *batch // being sealed and sent; nil if the goroutine waits
 	spare  *batch
 	room   chan struct{} // closed when next is taken; nil if nobody waits for that
+	ended  bool          // nobody sends any more
 	stuck  bool          // there is no connection, and what may wait for one does already
 	wakeUp chan struct{}
 }
@@ -46,52 +50,26 @@ type batch struct {
 // parcel is the messages of one frame.
 type parcel struct {
 	keyring.Bundle
-	subject string // on NATS
+	subject string    // on NATS
+	stream  string    // that it goes into, where a lane serves several
+	due     time.Time // of a delayed task: when the broker is to put it into the queue; else zero
+	ticket  *ticket   // of a frame that is one message; may be nil
+	err     error     // of this frame alone
 }
 
-// Publication is what becomes of a message that PublishAsync has taken. Messages that were gathered together share one.
-type Publication struct {
-	done chan struct{}
-	err  error
-}
-
-// Done returns a channel that is closed when the outcome is there.
-func (p *Publication) Done() <-chan struct{} { return p.done }
-
-// Err returns nil while Done is open, and when all went well. Otherwise it is what Publish would have returned.
-func (p *Publication) Err() error {
-	select {
-	case <-p.done:
-		return p.err
-	default:
-		return nil
-	}
-}
-
-// Wait waits for the outcome and returns Err, or ctx's error if that ends first.
-func (p *Publication) Wait(ctx context.Context) error {
-	select {
-	case <-p.done:
-		return p.err
-	default:
-	}
-	select {
-	case <-p.done:
-		return p.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func newPublication() *Publication { return &Publication{done: make(chan struct{})} }
-
-func newLane(b *Bus, s *keyring.Sender, ch policy.Channel) *lane {
-	return &lane{bus: b, ch: ch, sender: s, next: new(batch), spare: new(batch), wakeUp: make(chan struct{}, 1)}
+func newLane(b *Bus, s *keyring.Sender, ch policy.Channel, ship func(*lane, *batch) error) *lane {
+	return &lane{bus: b, ch: ch, sender: s, ship: ship, next: new(batch), spare: new(batch), wakeUp: make(chan struct{}, 1)}
 }
 
 // item is one message on its way into a lane.
 type item struct {
-	subject   string
+	kind      envelope.Kind
+	subject   string    // the frame's recipient
+	ref       ulid.ULID // the task that it answers, else zero
+	nats      string    // the subject on NATS; empty: the topic's
+	stream    string    // see parcel
+	due       time.Time // see parcel
+	ticket    *ticket   // of a message that has a frame of its own
 	message   envelope.Message
 	expires   time.Time
 	until     time.Time // zero: the caller does not wait for an acknowledgement
@@ -103,7 +81,7 @@ type item struct {
 // add takes a message in. It blocks only while the lane is full; the payload is copied.
 func (l *lane) add(ctx context.Context, it *item) (*Publication, error) {
 	l.mu.Lock()
-	for !l.next.fits(it.message.Size(it.committed)) {
+	for !l.ended && !l.next.fits(it.message.Size(it.committed)) {
 		if l.stuck {
 			l.mu.Unlock()
 			return nil, fmt.Errorf("%w: %d bytes wait to be sent already", ErrDisconnected, reconnectBuffer)
@@ -113,6 +91,9 @@ func (l *lane) add(ctx context.Context, it *item) (*Publication, error) {
 		}
 	}
 	defer l.mu.Unlock()
+	if l.ended {
+		return nil, ErrClosed
+	}
 	if err := l.next.add(it); err != nil {
 		return nil, err
 	}
@@ -166,7 +147,7 @@ func (bt *batch) fits(n int) bool {
 // there is room, so that the order is kept, else into one of its own.
 func (bt *batch) add(it *item) error {
 	p := bt.last()
-	if p == nil || p.Recipient != it.subject || !p.Expires.Equal(it.expires) || p.Messages.Committed() != it.committed ||
+	if p == nil || it.ticket != nil || p.Recipient != it.subject || !p.Expires.Equal(it.expires) || p.Messages.Committed() != it.committed ||
 		p.Messages.Len() >= envelope.MaxMessages || p.Messages.Size()+it.message.Size(it.committed) > frameBytes {
 		p = bt.open(it)
 	}
@@ -202,16 +183,20 @@ func (bt *batch) last() *parcel {
 }
 
 // parcels keeps the memory of frames, of all lanes, for as long as there is use for it.
-var parcels = sync.Pool{New: func() any { return &parcel{Bundle: keyring.Bundle{Kind: envelope.KindEvent}} }}
+var parcels = sync.Pool{New: func() any { return new(parcel) }}
 
 // open begins another frame.
 func (bt *batch) open(it *item) *parcel {
 	p := parcels.Get().(*parcel)
 	bt.parcels = append(bt.parcels, p)
-	if p.Recipient != it.subject {
+	switch {
+	case it.nats != "":
+		p.Recipient, p.subject = it.subject, it.nats
+	case p.Recipient != it.subject || p.Kind != envelope.KindEvent:
 		p.Recipient, p.subject = it.subject, policy.TopicSubject(it.subject)
 	}
-	p.Expires = it.expires
+	p.Kind, p.Ref, p.Expires, p.ticket, p.err = it.kind, it.ref, it.expires, it.ticket, nil
+	p.stream, p.due = it.stream, it.due
 	p.Messages.Reset(it.committed)
 	return p
 }
@@ -220,6 +205,7 @@ func (bt *batch) open(it *item) *parcel {
 func (bt *batch) reset() {
 	for _, p := range bt.parcels {
 		p.Messages.Reset(false) // no plaintext stays behind
+		p.ticket = nil
 		parcels.Put(p)
 	}
 	clear(bt.parcels)
@@ -233,14 +219,23 @@ func (l *lane) run() {
 		select {
 		case <-l.wakeUp:
 		case <-l.bus.gathered.Done():
-			l.take()
-			l.finish(ErrClosed)
+			l.end()
 			return
 		}
 		for l.take() {
-			l.finish(l.ship(l.under))
+			l.finish(l.out(l.under))
 		}
 	}
+}
+
+// end refuses what is left, and what comes after.
+func (l *lane) end() {
+	l.mu.Lock()
+	l.ended = true
+	l.roomy()
+	l.mu.Unlock()
+	l.take()
+	l.finish(ErrClosed)
 }
 
 // take makes what has gathered the batch to be sent. It reports whether there is anything.
@@ -257,12 +252,17 @@ func (l *lane) take() bool {
 
 // finish tells who wants to know what has become of a batch.
 func (l *lane) finish(err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	bt := l.under
+	bt := l.under // which nobody else replaces
 	if bt == nil {
 		return
 	}
+	for _, p := range bt.parcels {
+		if p.ticket != nil {
+			p.ticket.finish(p.ID, cmp.Or(err, p.err))
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if err == nil {
 		l.bus.counts.published.Add(uint64(bt.count))
 	} else {
@@ -287,14 +287,18 @@ func (b *Bus) unsent(ch policy.Channel, bt *batch, err error) {
 	b.failure.CompareAndSwap(nil, &err)
 }
 
-// ship seals a batch and hands it to the broker.
-func (l *lane) ship(bt *batch) error {
-	settings, err := l.seal(bt)
-	if err != nil {
+// out seals a batch and hands it to the broker.
+func (l *lane) out(bt *batch) error {
+	if err := l.seal(bt); err != nil {
 		return err
 	}
-	if settings.Retain > 0 {
-		return l.store(bt)
+	return l.ship(l, bt)
+}
+
+// publish hands over what goes to a topic.
+func (l *lane) publish(bt *batch) error {
+	if settings, _ := l.bus.ring.Policy().Settings(l.ch); settings.Retain > 0 {
+		return l.store(bt, policy.TopicStream(l.ch.Name()))
 	}
 	for _, p := range bt.parcels {
 		if err := l.send(p); err != nil {
@@ -306,15 +310,15 @@ func (l *lane) ship(bt *batch) error {
 
 // seal seals the frames of a batch. It waits for a key where there is none, when a policy has just taken the channel
 // from somebody.
-func (l *lane) seal(bt *batch) (settings policy.Settings, err error) {
+func (l *lane) seal(bt *batch) (err error) {
 	for _, p := range bt.parcels {
 		bt.bundles = append(bt.bundles, &p.Bundle)
 	}
 	for {
-		settings, _ = l.bus.ring.Policy().Settings(l.ch)
+		settings, _ := l.bus.ring.Policy().Settings(l.ch)
 		// Nothing older than receivers would take it for: a frame does not tell for how long it has waited here.
 		if settings.Retain == 0 && time.Since(bt.since) > settings.MaxAge {
-			return settings, fmt.Errorf("%w: %d messages to %s have waited for longer than its max_age", ErrDisconnected, bt.count, l.ch)
+			return fmt.Errorf("%w: %d messages to %s have waited for longer than its max_age", ErrDisconnected, bt.count, l.ch)
 		}
 		if err = l.sender.SealBundles(bt.bundles); errors.Is(err, keyring.ErrNoKey) {
 			err = l.awaitKey()
@@ -322,7 +326,7 @@ func (l *lane) seal(bt *batch) (settings policy.Settings, err error) {
 				continue
 			}
 		}
-		return settings, l.bus.gatheredError(err)
+		return l.bus.gatheredError(err)
 	}
 }
 
@@ -362,19 +366,23 @@ func (l *lane) setStuck(stuck bool) {
 	}
 }
 
-// store puts the frames of a batch into the topic's stream, all or none, and returns when the broker has acknowledged
+// store puts the frames of a batch into a stream, all or none, and returns when the broker has acknowledged
 // that.
-func (l *lane) store(bt *batch) error {
+func (l *lane) store(bt *batch, stream string) error {
 	if bt.until.IsZero() { // when they came, the policy did not retain the topic
 		bt.until = time.Now().Add(l.bus.config.RequestTimeout)
 	}
 	ctx, cancel := context.WithDeadline(l.bus.gathered, bt.until)
 	defer cancel()
-	entries := make([]entry, len(bt.parcels))
+	return l.bus.gatheredError(l.bus.store.append(ctx, stream, bt.entries()))
+}
+
+func (bt *batch) entries() []entry {
+	list := make([]entry, len(bt.parcels))
 	for i, p := range bt.parcels {
-		entries[i] = entry{subject: p.subject, frame: p.Frame, id: p.ID}
+		list[i] = entry{subject: p.subject, frame: p.Frame, id: p.ID}
 	}
-	return l.bus.gatheredError(l.bus.store.append(ctx, policy.TopicStream(l.ch.Name()), entries))
+	return list
 }
 
 // settle waits until everything that was added before has left.

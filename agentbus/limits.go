@@ -20,6 +20,37 @@ const (
 	// DefaultRequestTimeout bounds a call whose context has no deadline.
 	DefaultRequestTimeout = 30 * time.Second
 
+	// DefaultPriority is the priority of a task that is given none.
+	DefaultPriority = 2
+
+	// DefaultMaxAttempts is how often a task is tried.
+	DefaultMaxAttempts = 10
+
+	// DefaultBackoff and DefaultMaxBackoff are how long to wait after the first failed attempt of a task, and at most.
+	DefaultBackoff    = time.Second
+	DefaultMaxBackoff = 10 * time.Minute
+
+	maxTaskBatch      = 1000    // tasks that are stored together: what the broker takes in one atomic batch
+	maxTaskBatchBytes = 8 << 20 // and what they take up
+	maxLast           = 1024    // entries that are looked up at once
+
+	fewTasks     = 32 // tasks that are stored one by one rather than in an atomic batch
+	maxDeposits  = 16 // delayed tasks that are left with the broker at a time
+	maxWeight    = 1000
+	maxPrefetch  = 512                    // tasks waiting at a worker
+	prefetchTime = 200 * time.Millisecond // and how long it takes to work on them, about
+	firstPace    = 100 * time.Millisecond // of a handler, before one has run
+	keepEvery    = time.Second            // a worker looks after its leases
+	pullSlack    = 2 * time.Second        // after which the answer to a pull is given up
+	lookPause    = time.Second            // before a task comes again whose result could not be looked up
+	keyPause     = 2 * time.Second        // or whose key is not there
+	holdTime     = 2 * time.Second        // before its time a task may wait at a worker
+
+	maxAttempts = 1000
+	maxTaskKind = 64
+	maxTaskTime = 366 * 24 * time.Hour
+	maxMillis   = 1 << 53
+
 	frameBytes       = 128 << 10 // plaintext of a frame that holds several messages
 	maxGathered      = 16384     // messages of one topic that wait while others are sealed and sent
 	maxGatheredBytes = 512 << 10 // and what they take up
@@ -29,6 +60,7 @@ const (
 
 	openFrames    = 64       // frames unsealed together
 	openWork      = 1 << 20  // and what that costs, in bytes of a seal
+	keptSlots     = 4        // frames whose memory is kept until the next come
 	openAlone     = 32 << 10 // below which it is done by one goroutine
 	signatureWork = 48 << 10 // what a signature costs
 

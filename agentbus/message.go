@@ -19,6 +19,10 @@ import (
 const (
 	headerContentType = "content-type"
 	headerOverloaded  = "sealbus-overloaded"
+	headerTask        = "sealbus-task" // the terms of a task
+	headerDead        = "sealbus-dead" // why a task is dead
+	headerDeadText    = "sealbus-dead-text"
+	headerLetter      = "sealbus-letter" // likewise, in a dead letter: which must not pass for a result
 
 	reservedPrefix = "sealbus-"
 )
@@ -96,8 +100,12 @@ func sizeOf(block []Message) (messages, size int) {
 
 const messageOverhead = 256
 
-// MessageOption is an option of one message: of a Publish, a Request or RequestService.
-type MessageOption interface{ applyMessage(*outgoing) error }
+// MessageOption is an option of one message: of a Publish, a Request or RequestService. All but ExpiresIn are options of
+// a task too.
+type MessageOption interface {
+	EnqueueOption
+	applyMessage(*outgoing) error
+}
 
 // outgoing is a message being made.
 type outgoing struct {
@@ -151,28 +159,27 @@ func (o *outgoing) set(key, value string) error {
 }
 
 // prepare checks all of a message that can be checked at the call.
-func prepare(payload []byte, options []MessageOption) (outgoing, error) {
-	if len(payload) > MaxPayload {
-		return outgoing{}, fmt.Errorf("%w: payload of %d bytes; the limit is %d: send it in parts, or send where it can be fetched",
-			ErrTooLarge, len(payload), MaxPayload)
-	}
-	if len(options) == 0 {
-		return outgoing{}, nil
-	}
-	return withOptions(options)
-}
-
-func withOptions(options []MessageOption) (o outgoing, err error) {
+func prepare(payload []byte, options []MessageOption) (o outgoing, err error) {
 	for _, option := range options {
 		if err := option.applyMessage(&o); err != nil {
 			return outgoing{}, err
 		}
 	}
-	if len(o.headers) > 0 {
-		envelope.SortHeaders(o.headers)
-		if _, err := envelope.AppendMessage(nil, &envelope.Message{ID: ulid.ULID{1}, Headers: o.headers}, false); err != nil {
-			return outgoing{}, fmt.Errorf("agentbus: headers: %w", err)
-		}
+	return o, checkContent(payload, o.headers)
+}
+
+// checkContent sorts headers and checks what a message is to hold.
+func checkContent(payload []byte, headers []envelope.Pair) error {
+	if len(payload) > MaxPayload {
+		return fmt.Errorf("%w: payload of %d bytes; the limit is %d: send it in parts, or send where it can be fetched",
+			ErrTooLarge, len(payload), MaxPayload)
 	}
-	return o, nil
+	if len(headers) == 0 {
+		return nil
+	}
+	envelope.SortHeaders(headers)
+	if _, err := envelope.AppendMessage(nil, &envelope.Message{ID: ulid.ULID{1}, Headers: headers}, false); err != nil {
+		return fmt.Errorf("agentbus: headers: %w", err)
+	}
+	return nil
 }

@@ -38,7 +38,7 @@ import (
 // connected or nobody has ever been, up to about two seconds where subscribers are known but do not answer. What
 // is published before anybody has subscribed is sealed under a provisional key, which the first subscriber gets too.
 func (b *Bus) Publish(ctx context.Context, subject string, payload []byte, options ...MessageOption) error {
-	it := item{subject: subject}
+	it := item{kind: envelope.KindEvent, subject: subject}
 	l, err := b.prepared(ctx, &it, payload, options)
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func (b *Bus) Publish(ctx context.Context, subject string, payload []byte, optio
 //
 // Flush waits for what was published so too, and returns the first error.
 func (b *Bus) PublishAsync(ctx context.Context, subject string, payload []byte, options ...MessageOption) (*Publication, error) {
-	it := item{subject: subject}
+	it := item{kind: envelope.KindEvent, subject: subject}
 	l, err := b.prepared(ctx, &it, payload, options)
 	if err != nil {
 		return nil, err
@@ -125,18 +125,19 @@ func (b *Bus) lane(ctx context.Context, subject string) (*lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, ok := b.lanes.Load(ch)
-	if !ok {
-		if found, err = b.newLane(ctx, ch); err != nil {
-			return nil, err
-		}
+	l, err := b.channelLane(ctx, ch, (*lane).publish)
+	if err != nil {
+		return nil, err
 	}
-	l := found.(*lane)
 	b.recent.Store(&outlet{subject: subject, policy: p, lane: l})
 	return l, nil
 }
 
-func (b *Bus) newLane(ctx context.Context, ch policy.Channel) (*lane, error) {
+// channelLane returns the lane of a channel. The first time it waits for the channel's key.
+func (b *Bus) channelLane(ctx context.Context, ch policy.Channel, ship func(*lane, *batch) error) (*lane, error) {
+	if l, ok := b.lanes.Load(ch); ok {
+		return l.(*lane), nil
+	}
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	ctx, cancel = b.untilClosed(ctx)
@@ -153,7 +154,7 @@ func (b *Bus) newLane(ctx context.Context, ch policy.Channel) (*lane, error) {
 	if l, ok := b.lanes.Load(ch); ok {
 		return l.(*lane), nil
 	}
-	l := newLane(b, s, ch)
+	l := newLane(b, s, ch, ship)
 	b.lanes.Store(ch, l)
 	b.sealers.Go(l.run)
 	return l, nil

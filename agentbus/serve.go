@@ -30,22 +30,24 @@ type ServeOption interface{ applyServe(*serveOptions) error }
 
 type serveOptions struct{ concurrency int }
 
-type serveOption func(*serveOptions) error
+// ConcurrencyOption is what Concurrency returns, for Serve, ServeService and Work.
+type ConcurrencyOption int
 
-func (f serveOption) applyServe(o *serveOptions) error { return f(o) }
+// Concurrency is how many requests or tasks are handled at once, DefaultConcurrency if it is not given.
+func Concurrency(n int) ConcurrencyOption { return ConcurrencyOption(n) }
 
-// Concurrency is how many requests are handled at once, DefaultConcurrency if it is not given.
-func Concurrency(n int) ServeOption {
-	return serveOption(func(o *serveOptions) error {
-		if n < 1 {
-			return fmt.Errorf("agentbus: Concurrency(%d): use at least 1", n)
-		}
-		if o.concurrency != 0 {
-			return errors.New("agentbus: Concurrency is given twice")
-		}
-		o.concurrency = n
-		return nil
-	})
+func (n ConcurrencyOption) applyServe(o *serveOptions) error { return n.set(&o.concurrency) }
+func (n ConcurrencyOption) applyWork(o *workOptions) error   { return n.set(&o.concurrency) }
+
+func (n ConcurrencyOption) set(concurrency *int) error {
+	if n < 1 {
+		return fmt.Errorf("agentbus: Concurrency(%d): use at least 1", int(n))
+	}
+	if *concurrency != 0 {
+		return errors.New("agentbus: Concurrency is given twice")
+	}
+	*concurrency = int(n)
+	return nil
 }
 
 // Serve answers the requests that other agents send to this one. Where several instances run under this

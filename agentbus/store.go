@@ -2,8 +2,10 @@ package agentbus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,9 +27,15 @@ var feeds = map[string]string{
 	policy.BucketPolicy: strings.TrimSuffix(policy.FeedPolicy, ">"),
 }
 
-func (s *store) Get(ctx context.Context, bucket, key string) ([]byte, error) {
-	ctx, cancel := withDeadline(ctx)
-	defer cancel()
+func (s *store) Get(ctx context.Context, bucket, key string) (value []byte, err error) {
+	err = s.read(ctx, func(ctx context.Context) (err error) {
+		value, err = s.get(ctx, bucket, key)
+		return err
+	})
+	return value, err
+}
+
+func (s *store) get(ctx context.Context, bucket, key string) ([]byte, error) {
 	l, done := s.wire.use()
 	defer done()
 	m, err := l.nc.RequestWithContext(ctx, policy.DirectGet(bucket, key), nil)
@@ -56,8 +64,49 @@ func (s *store) Put(ctx context.Context, bucket, key string, value []byte) error
 // headers that its author gave it in front of the server's own, so that whoever may write one entry could
 // break or cut short everybody's listing for a client that believes the first value of a header.
 func (s *store) List(ctx context.Context, bucket, filter string) (list []keyring.Entry, err error) {
+	err = s.read(ctx, func(ctx context.Context) (err error) {
+		list, err = s.list(ctx, bucket, filter)
+		return err
+	})
+	return list, err
+}
+
+// read reads again where the connection was lost and is back: nats.go goes on waiting then for an answer that may have
+// been lost with it.
+func (s *store) read(ctx context.Context, once func(context.Context) error) error {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
+	for {
+		attempt, stop := context.WithCancelCause(ctx)
+		regained := s.wire.regained.next()
+		go func() {
+			select {
+			case <-regained:
+				stop(errLost)
+			case <-attempt.Done():
+			}
+		}()
+		err := once(attempt)
+		lost := errors.Is(context.Cause(attempt), errLost)
+		stop(nil)
+		if err == nil || !lost || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (s *store) list(ctx context.Context, bucket, filter string) (list []keyring.Entry, err error) {
+	all, err := s.pages(ctx, policy.StreamOfBucket(bucket), policy.BucketSubject(bucket, filter), maxListed)
+	for _, f := range all {
+		if key, ok := strings.CutPrefix(f.subject, policy.BucketSubject(bucket, "")); ok {
+			list = append(list, keyring.Entry{Key: key, Value: f.frame})
+		}
+	}
+	return list, err
+}
+
+// pages reads what a stream holds under the subjects that a pattern takes, in its order.
+func (s *store) pages(ctx context.Context, stream, pattern string, most int) (list []found, err error) {
 	l, done := s.wire.use()
 	defer done()
 	inbox := l.nc.NewInbox()
@@ -67,27 +116,26 @@ func (s *store) List(ctx context.Context, bucket, filter string) (list []keyring
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed, which ends it too
 	for next := uint64(1); ; {
-		request := fmt.Appendf(nil, `{"seq":%d,"batch":%d,"next_by_subj":%q}`, next, listBatch, policy.BucketSubject(bucket, filter))
-		if err := l.nc.PublishRequest(policy.DirectGet(bucket, ""), inbox, request); err != nil {
+		request := fmt.Appendf(nil, `{"seq":%d,"batch":%d,"next_by_subj":%q}`, next, listBatch, pattern)
+		if err := l.nc.PublishRequest(policy.StreamGet(stream, ""), inbox, request); err != nil {
 			return nil, storeError(err)
 		}
-		page, last, more, err := readPage(ctx, sub, bucket)
+		page, last, more, err := readPage(ctx, sub)
 		if err != nil {
 			return nil, storeError(err)
 		}
 		if list = append(list, page...); !more {
 			return list, nil
 		}
-		if last < next || len(list) > maxListed {
-			return nil, fmt.Errorf("agentbus: the broker's store lists its entries of %s in no order, or more than %d", filter, maxListed)
+		if last < next || len(list) > most {
+			return nil, fmt.Errorf("agentbus: the broker's store lists its entries of %s in no order, or more than %d", pattern, most)
 		}
 		next = last + 1
 	}
 }
 
 // readPage reads the answers to one listing request up to the message that ends them.
-func readPage(ctx context.Context, sub *nats.Subscription, bucket string) (page []keyring.Entry, last uint64, more bool, err error) {
-	prefix := policy.BucketSubject(bucket, "")
+func readPage(ctx context.Context, sub *nats.Subscription) (page []found, last uint64, more bool, err error) {
 	for {
 		m, err := sub.NextMsgWithContext(ctx)
 		if err != nil {
@@ -95,9 +143,8 @@ func readPage(ctx context.Context, sub *nats.Subscription, bucket string) (page 
 		}
 		switch _, entry := storedHeader(m, headerStream); {
 		case entry:
-			subject, _ := storedHeader(m, headerSubject)
-			if key, ok := strings.CutPrefix(subject, prefix); ok && len(page) < listBatch {
-				page = append(page, keyring.Entry{Key: key, Value: m.Data})
+			if subject, ok := storedHeader(m, headerSubject); ok && len(page) < listBatch {
+				page = append(page, found{subject, m.Data})
 			}
 		case m.Header == nil:
 			// An entry whose author's headers are none. It is junk; what ends the page is the server's.
@@ -110,6 +157,101 @@ func readPage(ctx context.Context, sub *nats.Subscription, bucket string) (page 
 			return nil, 0, false, errAnswer(m)
 		}
 	}
+}
+
+// found is a frame in a stream.
+type found struct {
+	subject string
+	frame   []byte
+}
+
+// last returns the last message in a stream under each subject, or under each that a pattern takes, as far as there is
+// one: 1,024 at most. The server ends its answer at 32 MiB; then the rest is asked for.
+func (s *store) last(ctx context.Context, stream string, subjects []string) (list []found, err error) {
+	err = s.read(ctx, func(ctx context.Context) error {
+		list = nil
+		for missing := slices.Clone(subjects); ; {
+			some, more, err := s.lastOnce(ctx, stream, missing)
+			if list = append(list, some...); err != nil || !more {
+				return err
+			}
+			here := make(map[string]bool, len(some))
+			for _, f := range some {
+				here[f.subject] = true
+			}
+			before := len(missing)
+			if missing = slices.DeleteFunc(missing, func(subject string) bool { return here[subject] }); len(missing) == before {
+				return fmt.Errorf("agentbus: the broker's store does not answer all of what was asked of %s", stream)
+			}
+		}
+	})
+	return list, err
+}
+
+func (s *store) lastOnce(ctx context.Context, stream string, subjects []string) (list []found, more bool, err error) {
+	l, done := s.wire.use()
+	defer done()
+	// SubscribeSync would make room for 64 Ki answers, half a megabyte to be cleared.
+	inbox, answers := l.nc.NewInbox(), make(chan *nats.Msg, maxLast+1)
+	sub, err := l.nc.ChanSubscribe(inbox, answers)
+	if err != nil {
+		return nil, false, storeError(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed, which ends it too
+	request, err := json.Marshal(map[string]any{"multi_last": subjects, "batch": maxLast})
+	if err != nil {
+		return nil, false, err
+	}
+	if err := l.nc.PublishRequest(policy.StreamGet(stream, ""), inbox, request); err != nil {
+		return nil, false, storeError(err)
+	}
+	for {
+		var m *nats.Msg
+		select {
+		case m = <-answers:
+		case <-ctx.Done():
+			return nil, false, storeError(ctx.Err())
+		}
+		switch _, entry := storedHeader(m, headerStream); {
+		case entry:
+			subject, _ := storedHeader(m, headerSubject)
+			list = append(list, found{subject, m.Data})
+		case m.Header == nil:
+			// An entry whose author's headers are none: junk.
+		case m.Header.Get(headerStatus) == "404", m.Header.Get(headerStatus) == "204":
+			pending := m.Header.Get(headerPending)
+			return list, pending != "" && pending != "0", nil
+		default:
+			return nil, false, storeError(errAnswer(m))
+		}
+	}
+}
+
+// lastUnder returns the last message in a stream under one subject, nil if there is none.
+func (s *store) lastUnder(ctx context.Context, stream, subject string) (frame []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	err = s.read(ctx, func(ctx context.Context) (err error) {
+		frame, err = s.lastUnderOnce(ctx, stream, subject)
+		return err
+	})
+	return frame, err
+}
+
+func (s *store) lastUnderOnce(ctx context.Context, stream, subject string) ([]byte, error) {
+	l, done := s.wire.use()
+	defer done()
+	m, err := l.nc.RequestWithContext(ctx, policy.StreamGet(stream, subject), nil)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	if got, ok := storedHeader(m, headerSubject); ok && got == subject {
+		return m.Data, nil
+	}
+	if m.Header.Get(headerStatus) == "404" {
+		return nil, nil
+	}
+	return nil, storeError(errAnswer(m))
 }
 
 // Headers that the server gives an answer from a stream.

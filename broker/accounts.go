@@ -87,9 +87,9 @@ func (l *link) services(p *policy.Policy) {
 	}
 	l.service(jetStreamInfo, nowhere)
 	l.export(server.Streamed)
-	// A batch read is answered by one message an entry, until an empty one.
-	batch := policy.DirectGet(policy.BucketKeys, "")
-	l.service(batch, batch)
+	for _, subject := range streamed(p) {
+		l.service(subject, subject)
+	}
 	if l.err == nil {
 		l.err = l.store.SetServiceExportResponseThreshold(everything, responseWait)
 	}
@@ -109,6 +109,35 @@ func singles(p *policy.Policy) []string {
 	for _, topic := range retained(p) {
 		subject := policy.TopicSubject(topic.name)
 		list = append(list, wild(subject), subject+".>")
+	}
+	for _, q := range queues(p) {
+		list = append(list,
+			"sb.task."+q.name+".*",
+			policy.ResultSubject(q.name, "*"),
+			policy.DeadSubject(q.name, "*"),
+			policy.ControlSubject(q.name, "*", ">"),
+			policy.DelaySubject(q.name, "*", "*"),
+			policy.StreamGet(policy.ResultStream(q.name), policy.ResultSubject(q.name, "*")),
+			policy.StreamGet(policy.DeadStream(q.name), policy.DeadSubject(q.name, "*")),
+			policy.StreamGet(policy.ControlStream(q.name), policy.ControlSubject(q.name, "*", ">")),
+			"$JS.ACK."+policy.TaskStream(q.name)+".*.*.*.*.*.*",
+		)
+	}
+	return list
+}
+
+// streamed returns the subjects of STORE that answer an agent more than once. A
+// batch read is answered by one message an entry, until an empty one; a request
+// for tasks by each task.
+func streamed(p *policy.Policy) []string {
+	list := []string{policy.DirectGet(policy.BucketKeys, "")}
+	for _, q := range queues(p) {
+		list = append(list,
+			policy.StreamGet(policy.ResultStream(q.name), ""),
+			policy.StreamGet(policy.DeadStream(q.name), ""),
+			policy.StreamGet(policy.ControlStream(q.name), ""),
+			"$JS.API.CONSUMER.MSG.NEXT."+policy.TaskStream(q.name)+".*",
+		)
 	}
 	return list
 }

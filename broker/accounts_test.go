@@ -14,7 +14,7 @@ import (
 // from STORE can be sent to it by anybody.
 func TestImports(t *testing.T) {
 	b := newBus(t)
-	n := b.startDefault()
+	n := b.start(b.config(rulesText(1) + "queues: {q: {enqueue: [alice], work: [bob]}}\n"))
 	account := func(name string) *server.AccountInfo {
 		z, err := n.Server().Accountz(&server.AccountzOptions{Account: name})
 		ok(t, err)
@@ -32,6 +32,19 @@ func TestImports(t *testing.T) {
 		"STORE service $JS.API.DIRECT.GET.KV_SB_POLICY.$KV.SB_POLICY.> $JS.API.DIRECT.GET.KV_SB_POLICY.$KV.SB_POLICY.>",
 		"STORE service $KV.SB_CARDS.> $KV.SB_CARDS.>",
 		"STORE service $KV.SB_KEYS.> $KV.SB_KEYS.>",
+		"STORE service $JS.ACK.SB_TASK_q.*.*.*.*.*.* $JS.ACK.SB_TASK_q.*.*.*.*.*.*",
+		"STORE service $JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.* $JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.*",
+		"STORE service $JS.API.DIRECT.GET.SB_CONTROL_q $JS.API.DIRECT.GET.SB_CONTROL_q",
+		"STORE service $JS.API.DIRECT.GET.SB_CONTROL_q.sb.control.q.*.> $JS.API.DIRECT.GET.SB_CONTROL_q.sb.control.q.*.>",
+		"STORE service $JS.API.DIRECT.GET.SB_DEAD_q $JS.API.DIRECT.GET.SB_DEAD_q",
+		"STORE service $JS.API.DIRECT.GET.SB_DEAD_q.sb.dead.q.* $JS.API.DIRECT.GET.SB_DEAD_q.sb.dead.q.*",
+		"STORE service $JS.API.DIRECT.GET.SB_RESULT_q $JS.API.DIRECT.GET.SB_RESULT_q",
+		"STORE service $JS.API.DIRECT.GET.SB_RESULT_q.sb.result.q.* $JS.API.DIRECT.GET.SB_RESULT_q.sb.result.q.*",
+		"STORE service sb.control.q.*.> sb.control.q.*.>",
+		"STORE service sb.dead.q.* sb.dead.q.*",
+		"STORE service sb.delay.q.*.* sb.delay.q.*.*",
+		"STORE service sb.result.q.* sb.result.q.*",
+		"STORE service sb.task.q.* sb.task.q.*",
 		"STORE service *.topic.prices *.topic.prices",
 		"STORE service *.topic.secret *.topic.secret",
 		"STORE service sb.nowhere $JS.API.INFO",
@@ -45,6 +58,7 @@ func TestImports(t *testing.T) {
 		"SYS service $SYS.REQ.ACCOUNT.AGENTS.STATZ $SYS.REQ.ACCOUNT.PING.STATZ",
 		"SYS service $SYS.REQ.USER.AGENTS.INFO $SYS.REQ.USER.INFO",
 	}
+	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("AGENTS imports\n%q\nwant\n%q", got, want)
 	}

@@ -23,12 +23,14 @@ type attack struct {
 	n            *broker.Node
 	js           jetstream.JetStream
 	mallory, bob *client
+	settled      *nats.Msg // a task that mallory has taken and acknowledged
+	fences       int
 }
 
 func newAttack(t *testing.T) *attack {
 	t.Helper()
 	b := newBus(t)
-	n := b.startDefault()
+	n := b.start(b.config(rulesText(1) + attackQueues))
 	a := &attack{t: t, n: n, js: store(t, n), mallory: b.agent(n, "mallory"), bob: b.agent(n, "bob")}
 	alice := b.agent(n, "alice")
 	alice.put("$KV.SB_CARDS.alice.A1", "alice's card")
@@ -36,6 +38,7 @@ func newAttack(t *testing.T) *attack {
 	b.agent(n, "feed").put("sb.topic.secret", "the feed's")
 	a.mallory.put("$KV.SB_CARDS.mallory.M1", "evil")
 	a.mallory.put("$KV.SB_KEYS."+joins+"mallory.M1", "evil")
+	a.queues(alice, b.agent(n, "dave"))
 	// A responder that looks at nothing. Those of agentbus do better.
 	if _, err := a.bob.Subscribe(policy.AgentSubject("bob"), func(m *nats.Msg) { _ = m.Respond([]byte("evil")) }); err != nil {
 		t.Fatal(err)
@@ -49,48 +52,68 @@ func newAttack(t *testing.T) *attack {
 func (a *attack) others() map[string][]string {
 	a.t.Helper()
 	all := make(map[string][]string)
-	for stream, marker := range map[string]string{
-		"KV_SB_POLICY":    "$KV.SB_POLICY.marker",
-		"KV_SB_CARDS":     "$KV.SB_CARDS.marker",
-		"KV_SB_KEYS":      "$KV.SB_KEYS.marker",
-		"SB_TOPIC_prices": "sb.topic.prices.marker",
-		"SB_TOPIC_secret": "sb.topic.secret.marker",
-	} {
-		// A stream takes messages in their order: what was on its way is
-		// there when this is acknowledged.
-		if _, err := a.js.Publish(timeout(a.t), marker, []byte("marker")); err != nil {
-			a.t.Fatal(err)
-		}
+	names := a.js.StreamNames(timeout(a.t))
+	for stream := range names.Name() {
+		a.fence(stream)
 		for _, m := range contents(a.t, a.js, stream) {
 			own := strings.HasPrefix(m, "$KV.SB_CARDS.mallory.") || strings.Contains(m, ".j.mallory.") ||
-				strings.HasPrefix(m, "sb.topic.prices=")
+				strings.HasPrefix(m, "sb.topic.prices=") || ownInQueue(m)
 			if !own && !strings.HasSuffix(m, "=marker") {
 				all[stream] = append(all[stream], m)
 			}
 		}
 	}
+	ok(a.t, names.Err())
+	a.consumers(all)
 	return all
+}
+
+// fence writes to a stream. It takes messages in their order: what was on its way
+// is there when this is acknowledged.
+func (a *attack) fence(stream string) {
+	a.t.Helper()
+	s, err := a.js.Stream(timeout(a.t), stream)
+	ok(a.t, err)
+	subjects := s.CachedInfo().Config.Subjects
+	marker := subjects[len(subjects)-1]
+	for _, subject := range subjects {
+		if strings.ContainsAny(subject, "*>") {
+			marker = subject
+		}
+	}
+	a.fences++
+	marker = strings.NewReplacer("*", "marker", ">", fmt.Sprint("marker", a.fences)).Replace(marker)
+	marker = strings.Replace(marker, "marker", fmt.Sprint("marker", a.fences), 1)
+	_, err = a.js.Publish(timeout(a.t), marker, []byte("marker"))
+	ok(a.t, err)
 }
 
 // ways are the ways to make somebody else publish on a subject of mallory's
 // choice. Each is a request to something that answers.
-var ways = []struct {
+var ways = []way{
+	{name: "ack of a card", subject: "$KV.SB_CARDS.mallory.M2", body: "evil", expect: "KV_SB_CARDS"},
+	{name: "ack of a join", subject: "$KV.SB_KEYS." + joins + "mallory.M2", body: "evil", expect: "KV_SB_KEYS"},
+	{name: "ack of a topic", subject: "sb.topic.prices", body: "evil", expect: "SB_TOPIC_prices"},
+	{name: "read of a card", subject: "$JS.API.DIRECT.GET.KV_SB_CARDS.$KV.SB_CARDS.mallory.M1", expect: "evil"},
+	{name: "read of a key by body", subject: "$JS.API.DIRECT.GET.KV_SB_KEYS", body: `{"last_by_subj":"$KV.SB_KEYS.` + joins + `mallory.M1"}`, expect: "evil"},
+	{name: "batch read", subject: "$JS.API.DIRECT.GET.KV_SB_KEYS", body: `{"next_by_subj":"$KV.SB_KEYS.` + joins + `mallory.>","batch":1}`, expect: "evil"},
+	{name: "an agent's answer", subject: "sb.agent.bob", body: "question", expect: "evil"},
+}
+
+type way struct {
 	name, subject, body string
-	expect              string // in the answer
-}{
-	{"ack of a card", "$KV.SB_CARDS.mallory.M2", "evil", "KV_SB_CARDS"},
-	{"ack of a join", "$KV.SB_KEYS." + joins + "mallory.M2", "evil", "KV_SB_KEYS"},
-	{"ack of a topic", "sb.topic.prices", "evil", "SB_TOPIC_prices"},
-	{"read of a card", "$JS.API.DIRECT.GET.KV_SB_CARDS.$KV.SB_CARDS.mallory.M1", "", "evil"},
-	{"read of a key by body", "$JS.API.DIRECT.GET.KV_SB_KEYS", `{"last_by_subj":"$KV.SB_KEYS.` + joins + `mallory.M1"}`, "evil"},
-	{"batch read", "$JS.API.DIRECT.GET.KV_SB_KEYS", `{"next_by_subj":"$KV.SB_KEYS.` + joins + `mallory.>","batch":1}`, "evil"},
-	{"an agent's answer", "sb.agent.bob", "question", "evil"},
+	header              nats.Header
+	expect              string // in the answer, or its status
+}
+
+func (w way) message(reply string) *nats.Msg {
+	return &nats.Msg{Subject: w.subject, Reply: reply, Header: w.header, Data: []byte(w.body)}
 }
 
 func TestReplySubjects(t *testing.T) {
 	a := newAttack(t)
 	before := a.others()
-	if len(before) != 4 {
+	if len(before) != 4+9 {
 		t.Fatalf("at the start the streams hold %q", before)
 	}
 	targets := []string{
@@ -108,14 +131,15 @@ func TestReplySubjects(t *testing.T) {
 		"$JS.ACK.SB_TOPIC_secret.c.1.1.1.1.1",
 		"_R_.x",
 	}
-	for _, way := range ways {
+	targets = append(targets, queueTargets...)
+	for _, way := range append(ways, a.queueWays()...) {
 		for _, target := range targets {
-			ok(t, a.mallory.PublishRequest(way.subject, target, []byte(way.body)))
+			ok(t, a.mallory.PublishMsg(way.message(target)))
 		}
 		// The same once more, properly. What it asks answers in order, so
 		// all answers before have gone where they could.
-		m, err := a.mallory.RequestWithContext(timeout(t), way.subject, []byte(way.body))
-		if err != nil || !strings.Contains(string(m.Data), way.expect) {
+		m, err := a.mallory.RequestMsgWithContext(timeout(t), way.message(""))
+		if err != nil || !strings.Contains(string(m.Data), way.expect) && m.Header.Get("Status") != way.expect {
 			t.Fatalf("%s does not work as a request either: %v %v", way.name, m, err)
 		}
 		ok(t, a.bob.FlushWithContext(timeout(t)))
@@ -173,7 +197,7 @@ func TestHeaders(t *testing.T) {
 func TestForbidden(t *testing.T) {
 	a := newAttack(t)
 	before := a.others()
-	for _, subject := range []string{
+	for _, subject := range append([]string{
 		"$KV.SB_POLICY.current",
 		"$KV.SB_CARDS.alice.A1",
 		"$KV.SB_KEYS." + joins + "alice.A1",
@@ -201,15 +225,15 @@ func TestForbidden(t *testing.T) {
 		"$SYS.REQ.SERVER.PING",
 		"$SYS.REQ.ACCOUNT.PING.CONNZ",
 		"$SYS.REQ.USER.INFO",
-	} {
+	}, queueForbidden...) {
 		ok(t, a.mallory.PublishRequest(subject, "sb.inbox.mallory.x", []byte("evil")))
 		a.violation("publish to " + subject)
 	}
-	for _, subject := range []string{
+	for _, subject := range append([]string{
 		">", "*", "sb.>", "sb.*.*", "sb.topic.>", "sb.topic.secret", "sb.agent.bob", "sb.agent.*", "sb.service.lookup",
 		"sb.inbox.bob.>", "sb.inbox.>", "sb.store.>", "sb.store.keys.>", "sb.store.keys.topic.secret.>",
 		"$KV.>", "$KV.SB_CARDS.>", "$JS.>", "$SYS.>", "_INBOX.>", "_R_.>",
-	} {
+	}, queueUnheard...) {
 		sub, err := a.mallory.SubscribeSync(subject)
 		ok(t, err)
 		a.violation("subscribe to " + subject)

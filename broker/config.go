@@ -62,6 +62,10 @@ type Config struct {
 	// for operators' tools. It is off by default: whoever has a node's key
 	// could then read and write all of the store over the network.
 	AdminClients bool
+
+	// When queues are trimmed, and what time it is then: tests say so.
+	trimTick <-chan time.Time
+	trimNow  func() time.Time
 }
 
 // checked is a Config that was found usable, with what it says read.

@@ -32,6 +32,10 @@ var (
 	// holds another one with the same revision policy.ErrFork.
 	ErrProvision = errors.New("broker: provisioning failed")
 
+	// ErrTrim is returned when a queue cannot be trimmed, because a stream or
+	// a consumer of it is missing or is not as it was provisioned.
+	ErrTrim = errors.New("broker: queue cannot be trimmed")
+
 	// ErrUnhealthy is returned by [Node.Healthy] when the node cannot serve.
 	ErrUnhealthy = errors.New("broker: node is not healthy")
 

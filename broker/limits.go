@@ -47,6 +47,30 @@ const (
 	// for NATS headers.
 	maxEntry = identity.MaxStatement + 4<<10
 
+	// maxControl bounds a control of a queue in bytes.
+	maxControl = 64 << 10
+
+	// maxPulls is how many workers' requests for tasks of one priority may
+	// wait at a time.
+	maxPulls = 16_384
+
+	// maxHolding is how many requests to hold a task back are answered at a
+	// time. Each waits for the disk.
+	maxHolding = 256
+
+	// trimInterval is how often the node looks for what its queues no longer
+	// need.
+	trimInterval = time.Minute
+
+	// maxTrimmed is how many messages of a stream go at a time. While they
+	// do, the stream takes no others.
+	maxTrimmed = 1_000_000
+
+	// resultSlack is how much older than the oldest task in the log a result
+	// has to be before it goes: the two are written by streams whose clocks
+	// may differ.
+	resultSlack = time.Minute
+
 	// maxStoredRetries is how often another node may get in between reading
 	// and replacing the stored policy.
 	maxStoredRetries = 8

@@ -32,6 +32,8 @@ type Node struct {
 	own     *nats.Conn // in STORE
 	js      jetstream.JetStream
 	addr    net.Addr
+	holder  *holder
+	trims   chan struct{} // closed when the trimmer has ended
 
 	stop    sync.Once
 	closing chan struct{}
@@ -106,12 +108,40 @@ func (n *Node) start(ctx context.Context) (err error) {
 	if err := Provision(ctx, n.js, n.config.policy, n.config.Policy); err != nil {
 		return err
 	}
+	if n.holder, err = hold(n.js, n.config.policy, n.log); err != nil {
+		return err
+	}
 	// A fatal error of the server that came while it was provisioned.
 	if err := n.logged.failed(); err != nil {
 		return err
 	}
+	n.trim()
 	close(ready)
 	return nil
+}
+
+// trim trims the queues until the node stops.
+func (n *Node) trim() {
+	n.trims = make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-n.closing
+		cancel()
+	}()
+	go func() {
+		defer close(n.trims)
+		t := newTrimmer(n.js, n.log)
+		if n.config.trimNow != nil {
+			t.now = n.config.trimNow
+		}
+		tick := n.config.trimTick
+		if tick == nil {
+			ticker := time.NewTicker(trimInterval)
+			defer ticker.Stop()
+			tick = ticker.C
+		}
+		t.run(ctx, n.config.policy, tick)
+	}()
 }
 
 // run starts the server. Stopping it while it reads its store could leave parts
@@ -163,6 +193,12 @@ func (n *Node) teardown(reason error) {
 	close(n.closing)
 	if n.own != nil {
 		n.own.Close()
+	}
+	if n.holder != nil {
+		n.holder.stop()
+	}
+	if n.trims != nil {
+		<-n.trims
 	}
 	if n.started {
 		n.server.Shutdown()

@@ -60,6 +60,13 @@ func provision(ctx context.Context, js jetstream.JetStream, p *policy.Policy, ra
 			return err
 		}
 	}
+	for _, q := range queues(p) {
+		for _, want := range q.consumers() {
+			if err := ensureConsumer(ctx, js, policy.TaskStream(q.name), want); err != nil {
+				return err
+			}
+		}
+	}
 	return store(ctx, js, policies, p, raw)
 }
 
@@ -83,6 +90,23 @@ func ensure(ctx context.Context, js jetstream.JetStream, want jetstream.StreamCo
 		return nil, fmt.Errorf("bring stream %s up to date: %w", want.Name, err)
 	}
 	return s, nil
+}
+
+// ensureConsumer makes a durable consumer or brings it up to date.
+func ensureConsumer(ctx context.Context, js jetstream.JetStream, stream string, want jetstream.ConsumerConfig) error {
+	c, err := js.Consumer(ctx, stream, want.Durable)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		// Where another node is quicker, this asks for what there is.
+		_, err = js.CreateConsumer(ctx, stream, want)
+	} else if err == nil {
+		if next, changed := mergedConsumer(c.CachedInfo().Config, want); changed {
+			_, err = js.UpdateConsumer(ctx, stream, next)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("consumer %s of stream %s: %w", want.Durable, stream, err)
+	}
+	return nil
 }
 
 // inForce checks that p may follow the stored policy. It returns the sequence of

@@ -41,6 +41,9 @@ func streams(p *policy.Policy) []jetstream.StreamConfig {
 	for _, t := range retained(p) {
 		list = append(list, topicStream(t))
 	}
+	for _, q := range queues(p) {
+		list = append(list, q.streams()...)
+	}
 	return list
 }
 

@@ -38,13 +38,14 @@ func TestForbiddenSubjects(t *testing.T) {
 		"$KV.SB_KEYS."+policy.KeyStatementKey(trustChat, "bob", 7, [32]byte{}),
 		"$KV.SB_KEYS."+policy.WrapKey(trustChat, "bob", alice.Card, 7, [32]byte{}),
 		"$KV.SB_KEYS.topic.chat.x.mallory.y", "$KV.SB_KEYS.topic.chat.>", "$KV.SB_KEYS.>")
+	publish = append(publish, queueForbidden...)
 	for _, subject := range publish {
 		for _, reply := range []string{"", "sb.inbox.mallory.x"} {
 			bustest.Check(t, w.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: reply, Data: []byte("evil")}))
 			w.refuses("publish to " + subject)
 		}
 	}
-	for _, subject := range []string{
+	for _, subject := range append([]string{
 		">", "*", "*.>", "sb.>", "sb.*.*", "sb.*.>", "sb.topic.>", "sb.topic.*", "sb.topic.secret", "sb.topic.secret.>", "sb.topic.quiet", "sb.topic.board", "sb.topic.chat",
 		"sb.agent.>", "sb.agent.*", "sb.agent.bob", "sb.service.*", "sb.service.>",
 		"sb.inbox.>", "sb.inbox.*.>", "sb.inbox.bob.>", "sb.inbox.*.*", "sb.inbox.alice.x", "sb.inbox.mallory",
@@ -52,7 +53,7 @@ func TestForbiddenSubjects(t *testing.T) {
 		"$KV.>", "$KV.SB_CARDS.>", "$KV.SB_CARDS.mallory.*", "$KV.SB_KEYS.topic.chat.j.mallory.>",
 		"$JS.>", "$JS.API.>", "$JS.API.DIRECT.GET.KV_SB_KEYS", "$JS.EVENT.ADVISORY.>", "$JS.ACK.>", "$JS.FC.>",
 		"$SYS.>", "$SYS.ACCOUNT.>", "$SYS.REQ.>", "_INBOX.>", "_R_.>", "_GR_.>",
-	} {
+	}, queueUnheard...) {
 		for _, group := range []string{"", "group"} {
 			sub, err := w.nc.QueueSubscribeSync(subject, group)
 			bustest.Check(t, err)
@@ -76,7 +77,7 @@ func TestForbiddenAPI(t *testing.T) {
 		{"STREAM.CREATE.MINE", `{"name":"MINE","subjects":["$KV.SB_CARDS.>"]}`},
 		{"STREAM.CREATE.MIRROR", `{"name":"MIRROR","mirror":{"name":"SB_TOPIC_secret"}}`},
 	}
-	for _, s := range []string{"KV_SB_POLICY", "KV_SB_CARDS", "KV_SB_KEYS", "SB_TOPIC_secret", "SB_TOPIC_board"} {
+	for _, s := range append([]string{"KV_SB_POLICY", "KV_SB_CARDS", "KV_SB_KEYS", "SB_TOPIC_secret", "SB_TOPIC_board"}, queueStreams...) {
 		named := fmt.Sprintf(`{"stream_name":%q,%s}`, s, deliver)
 		calls = append(calls,
 			call{"STREAM.INFO." + s, ""}, call{"STREAM.CREATE." + s, fmt.Sprintf(`{"name":%q}`, s)}, call{"STREAM.UPDATE." + s, fmt.Sprintf(`{"name":%q,"max_msgs":1}`, s)},
@@ -91,7 +92,7 @@ func TestForbiddenAPI(t *testing.T) {
 			call{"CONSUMER.UNPIN." + s + ".c", "{}"}, call{"CONSUMER.LEADER.STEPDOWN." + s + ".c", ""})
 	}
 	// Reads are of what every agent needs, in the one form that it needs.
-	for _, s := range []string{"KV_SB_POLICY", "KV_SB_CARDS", "SB_TOPIC_secret", "SB_TOPIC_board"} {
+	for _, s := range []string{"KV_SB_POLICY", "KV_SB_CARDS", "SB_TOPIC_secret", "SB_TOPIC_board", "SB_TASK_jobs", "SB_DELAY_jobs", "SB_TASK_hidden", "SB_RESULT_hidden", "SB_CONTROL_hidden"} {
 		calls = append(calls, call{"DIRECT.GET." + s, `{"seq":1}`}, call{"DIRECT.GET." + s, `{"seq":1,"batch":10}`})
 	}
 	calls = append(calls, call{"DIRECT.GET.KV_SB_POLICY.$KV.SB_POLICY.x", ""}, call{"DIRECT.GET.KV_SB_POLICY.>", ""}, call{"DIRECT.GET.KV_SB_CARDS.>", ""},
@@ -115,7 +116,8 @@ func TestOwnSubjectsWithWildcards(t *testing.T) {
 	t.Parallel()
 	w := newStoreWorld(t)
 	before := w.others()
-	for _, subject := range []string{"$KV.SB_CARDS.mallory.*", "$KV.SB_KEYS.topic.chat.j.mallory.>", "$KV.SB_KEYS.topic.chat.k.mallory.*.*", "sb.topic.board.>",
+	for _, subject := range []string{"sb.result.jobs.*", "sb.dead.jobs.*", "sb.control.jobs.mallory.>", "sb.delay.jobs.mallory.*", "$JS.API.DIRECT.GET.SB_CONTROL_jobs.sb.control.jobs.*.>",
+		"$KV.SB_CARDS.mallory.*", "$KV.SB_KEYS.topic.chat.j.mallory.>", "$KV.SB_KEYS.topic.chat.k.mallory.*.*", "sb.topic.board.>",
 		"$JS.API.DIRECT.GET.KV_SB_CARDS.>", "$JS.API.DIRECT.GET.KV_SB_CARDS.$KV.SB_CARDS.*.*"} {
 		for range 2 {
 			bustest.Check(t, w.nc.PublishMsg(&nats.Msg{Subject: subject, Header: nats.Header{"Nats-Rollup": {"sub"}}, Data: []byte("evil")}))

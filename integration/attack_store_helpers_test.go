@@ -35,6 +35,9 @@ services:
   lookup: {call: [alice], serve: [mallory]}
 direct:
   - {from: [alice, mallory], to: [bob]}
+queues:
+  jobs:   {enqueue: [alice, mallory], work: [mallory]}
+  hidden: {enqueue: [alice], work: [dave]}
 `
 
 // storeWorld is a bus with honest agents at work, and mallory: an agent with no more than its own
@@ -51,6 +54,9 @@ type storeWorld struct {
 	errs chan error
 	ring *keyring.Ring
 	ask  *keyring.Sender // mallory to bob
+	job  *nats.Msg       // a task that mallory has settled
+
+	markers int
 }
 
 func newStoreWorld(t *testing.T) *storeWorld {
@@ -82,6 +88,7 @@ func newStoreWorld(t *testing.T) *storeWorld {
 	if err := w.nc.Publish("$KV.SB_CARDS.mallory.M1", []byte("evil")); err != nil {
 		t.Fatal(err)
 	}
+	w.fillQueues()
 	return w
 }
 
@@ -109,6 +116,7 @@ func (w *storeWorld) question() []byte {
 // mallorys reports whether mallory may have written something.
 func mallorys(subject string) bool {
 	return strings.HasPrefix(subject, "$KV.SB_CARDS.mallory.") || subject == "sb.topic.board.mallory" || subject == "sb.topic.board.>" ||
+		mallorysInQueue(subject) ||
 		strings.HasPrefix(subject, "$KV.SB_KEYS.") && (strings.Contains(subject, ".j.mallory.") || strings.Contains(subject, ".k.mallory.") || strings.Contains(subject, ".w.mallory."))
 }
 
@@ -122,15 +130,14 @@ func (w *storeWorld) others() []string {
 		s, err := w.o.js.Stream(w.Ctx(), name)
 		bustest.Check(w.t, err)
 		// A stream takes messages in their order: what was under way is there when this is.
-		marker := strings.TrimSuffix(s.CachedInfo().Config.Subjects[0], ".>") + ".marker"
-		_, err = w.o.js.Publish(w.Ctx(), marker, nil)
+		_, err = w.o.js.PublishMsg(w.Ctx(), w.marker(s.CachedInfo().Config.Subjects))
 		bustest.Check(w.t, err)
 		config, err := json.Marshal(s.CachedInfo().Config)
 		bustest.Check(w.t, err)
 		all = append(all, string(config))
-		consumers := s.ConsumerNames(w.Ctx())
-		for c := range consumers.Name() {
-			all = append(all, name+" consumer "+c)
+		consumers := s.ListConsumers(w.Ctx())
+		for c := range consumers.Info() {
+			all = append(all, consumerState(c))
 		}
 		bustest.Check(w.t, consumers.Err())
 		all = append(all, w.messages(s)...)
@@ -138,6 +145,31 @@ func (w *storeWorld) others() []string {
 	bustest.Check(w.t, names.Err())
 	slices.Sort(all)
 	return all
+}
+
+// marker returns a message for a stream. Where it can it is under a subject of its own, because some streams take
+// one message a subject.
+func (w *storeWorld) marker(subjects []string) *nats.Msg {
+	w.markers++
+	for _, s := range subjects {
+		if strings.ContainsAny(s, "*>") {
+			token := fmt.Sprint("m", w.markers, markerSuffix)
+			return &nats.Msg{Subject: strings.NewReplacer("*", token, ">", token).Replace(s)}
+		}
+	}
+	return &nats.Msg{Subject: subjects[len(subjects)-1], Data: []byte(markerSuffix)}
+}
+
+const markerSuffix = "-marker"
+
+// consumerState says what a consumer is, and how far it has come unless it is one of mallory's.
+func consumerState(c *jetstream.ConsumerInfo) string {
+	config, _ := json.Marshal(c.Config)
+	state := fmt.Sprint(c.Stream, " consumer ", c.Name, " ", string(config))
+	if c.Stream == "SB_TASK_jobs" && (c.Name == "p0" || c.Name == "p1") {
+		return state
+	}
+	return fmt.Sprint(state, " ", c.Delivered.Consumer, c.AckFloor.Consumer, c.NumAckPending, c.NumRedelivered)
 }
 
 // messages reads a stream by its API, in which what the server says is apart from a message's own headers.
@@ -156,7 +188,7 @@ func (w *storeWorld) messages(s jetstream.Stream) (all []string) {
 			}
 		}
 		bustest.Check(w.t, json.Unmarshal(reply.Data, &got))
-		if m := got.Message; m.Subject != "" && !mallorys(m.Subject) && !strings.HasSuffix(m.Subject, ".marker") {
+		if m := got.Message; m.Subject != "" && !mallorys(m.Subject) && !strings.HasSuffix(m.Subject, markerSuffix) && string(m.Data) != markerSuffix {
 			all = append(all, fmt.Sprintf("%s %q %x", m.Subject, m.Hdrs, sha256.Sum256(m.Data)))
 		}
 	}

@@ -11,6 +11,9 @@ import (
 const parallel = "8"
 
 func TestMain(m *testing.M) {
+	if child := os.Getenv(killEnv); child != "" {
+		os.Exit(killChild(child))
+	}
 	flag.Parse()
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })

@@ -5,11 +5,33 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/policy"
 )
+
+// gate is where frames arrive: what does not change about it.
+type gate struct {
+	ring *Ring
+	att  *attachment
+	only policy.Channel // zero: every pair channel of this agent
+	name string
+}
+
+// senderSession is what is known of a sender's session under one policy.
+type senderSession struct {
+	channel  policy.Channel
+	name     string
+	sender   identity.ID
+	senderID string
+	settings policy.Settings
+	view     *view   // under which this was found
+	kinds    KindSet // what the sender may do here
+	aead     tink.AEAD
+	card     *card
+}
 
 // admit runs the checks that need no cryptography but to derive a new session's key.
 func (rc *Receiver) admit(f *envelope.Frame, w *Want, now time.Time) (s *inSession, reason Reason, detail string) {
@@ -19,7 +41,7 @@ func (rc *Receiver) admit(f *envelope.Frame, w *Want, now time.Time) (s *inSessi
 	v := rc.ring.view.Load()
 	rc.mu.Lock()
 	s = rc.sessions[sessionKey{f.Session, f.Card, f.Key}]
-	if s != nil && (s.name != string(f.Channel) || s.senderID != string(f.Sender)) {
+	if s != nil && !s.of(f) {
 		s = nil
 	}
 	seen := s != nil && !s.window.check(f.Seq)
@@ -37,7 +59,7 @@ func (rc *Receiver) admit(f *envelope.Frame, w *Want, now time.Time) (s *inSessi
 }
 
 // directed checks that the frame belongs where it arrived.
-func (rc *Receiver) directed(f *envelope.Frame, w *Want) (Reason, string) {
+func (g *gate) directed(f *envelope.Frame, w *Want) (Reason, string) {
 	switch {
 	case !w.Kinds.has(f.Kind):
 		return Misdirected, "a " + f.Kind.String() + " is not expected here"
@@ -45,23 +67,35 @@ func (rc *Receiver) directed(f *envelope.Frame, w *Want) (Reason, string) {
 		return Misdirected, "for another recipient"
 	case f.Ref != w.Ref:
 		return Misdirected, "answers something else"
-	case !rc.only.IsZero() && string(f.Channel) != rc.name:
+	case !g.only.IsZero() && string(f.Channel) != g.name:
 		return Misdirected, "of another channel"
 	}
 	return 0, ""
 }
 
-// fresh runs the checks of a session that are left before its key and its window are looked at.
-func (rc *Receiver) fresh(s *inSession, f *envelope.Frame, w *Want, now time.Time) Reason {
+// of reports whether a frame with the session's id is of the same sender and channel.
+func (s *senderSession) of(f *envelope.Frame) bool {
+	return s.name == string(f.Channel) && s.senderID == string(f.Sender)
+}
+
+// permits checks what the policy has of a frame of this sender.
+func (s *senderSession) permits(f *envelope.Frame, w *Want) Reason {
 	switch {
 	case !s.kinds.has(f.Kind) || w.Sender != "" && w.Sender != s.sender.Name():
 		return NotEntitled
 	case s.settings.Signed && !f.Signed() || s.settings.Retain > 0 && !f.Committed():
 		return Unsigned
-	case rc.stale(f, s.settings, now):
-		return Stale
 	}
 	return 0
+}
+
+// fresh runs the checks of a session that are left before its key and its window are looked at.
+func (rc *Receiver) fresh(s *inSession, f *envelope.Frame, w *Want, now time.Time) Reason {
+	reason := s.permits(f, w)
+	if reason == 0 && rc.stale(f, s.settings, now) {
+		reason = Stale
+	}
+	return reason
 }
 
 // stale reports whether a frame's time is past its limit, outside the live window, or before this
@@ -76,38 +110,57 @@ func (rc *Receiver) stale(f *envelope.Frame, settings policy.Settings, now time.
 // meet judges a frame of a session that is not known under the policy in force. The session that it returns
 // is remembered only after the frame has passed every check.
 func (rc *Receiver) meet(v *view, f *envelope.Frame, w *Want, now time.Time, seen bool) (*inSession, Reason, string) {
-	h, channelErr, senderErr := claimsOf(&f.Header)
-	me := rc.att.self
-	switch {
-	case channelErr != nil:
-		return nil, Misdirected, channelErr.Error()
-	case rc.only.IsZero() && h.channel.Kind() != policy.KindPair:
-		return nil, Misdirected, "not of a pair channel"
-	case h.channel.Kind() == policy.KindPair && (senderErr != nil || h.sender == me || h.channel.Other(me.Name()) != h.sender.Name()):
-		return nil, Misdirected, "not of a pair of this agent with the sender"
-	case senderErr != nil:
-		return nil, NotEntitled, senderErr.Error()
+	base, reason, detail := rc.judge(v, f)
+	if reason != 0 {
+		return nil, reason, detail
 	}
-	s := &inSession{channel: h.channel, name: h.channel.String(), sender: h.sender, senderID: h.sender.String(), view: v}
-	p, name := v.policy, h.sender.Name()
-	if p.Revoked(name) {
-		return nil, Revoked, ""
-	}
-	var ok bool
-	if s.settings, ok = p.Settings(h.channel); !ok || h.sender.TrustDomain() != me.TrustDomain() || !p.CanRead(h.channel, me.Name()) {
-		return nil, NotEntitled, "the policy has no such channel for these two"
-	}
-	s.kinds = entitled(p, h.channel, name, me.Name())
+	s := &inSession{senderSession: base}
 	if reason := rc.fresh(s, f, w, now); reason != 0 {
 		return nil, reason, ""
 	}
-	if reason, detail := s.findKeys(rc, f, now); reason != 0 {
-		return nil, reason, detail
+	k, live, detail := rc.keyOf(&s.senderSession, f)
+	if k != nil && !live {
+		k, detail = nil, "the key is not fit for live traffic any more"
+	}
+	if k == nil {
+		return nil, NoKey, detail
+	}
+	if err := s.derive(k, f); err != nil {
+		return nil, NoKey, err.Error()
 	}
 	if seen {
 		return nil, Seen, ""
 	}
+	s.card = rc.ring.cards.cached(s.sender, f.Card, now)
 	return s, 0, ""
+}
+
+// judge says who sent a frame and what a policy lets it send here, if anything.
+func (g *gate) judge(v *view, f *envelope.Frame) (s senderSession, reason Reason, detail string) {
+	h, channelErr, senderErr := claimsOf(f)
+	me := g.att.self
+	switch {
+	case channelErr != nil:
+		return s, Misdirected, channelErr.Error()
+	case g.only.IsZero() && h.channel.Kind() != policy.KindPair:
+		return s, Misdirected, "not of a pair channel"
+	case h.channel.Kind() == policy.KindPair && (senderErr != nil || h.sender == me || h.channel.Other(me.Name()) != h.sender.Name()):
+		return s, Misdirected, "not of a pair of this agent with the sender"
+	case senderErr != nil:
+		return s, NotEntitled, senderErr.Error()
+	}
+	p, name := v.policy, h.sender.Name()
+	if p.Revoked(name) {
+		return s, Revoked, ""
+	}
+	settings, ok := p.Settings(h.channel)
+	if !ok || h.sender.TrustDomain() != me.TrustDomain() || !p.CanRead(h.channel, me.Name()) {
+		return s, NotEntitled, "the policy has no such channel for these two"
+	}
+	return senderSession{
+		channel: h.channel, name: h.channel.String(), sender: h.sender, senderID: h.sender.String(),
+		settings: settings, view: v, kinds: entitled(p, h.channel, name, me.Name()),
+	}, 0, ""
 }
 
 // entitled returns the kinds of message that the policy lets an agent send to another on a channel.
@@ -138,30 +191,28 @@ func entitled(p *policy.Policy, ch policy.Channel, sender, receiver string) Kind
 	return 0
 }
 
-// findKeys finds the session's AEAD, and its sender's card if that is here already.
-func (s *inSession) findKeys(rc *Receiver, f *envelope.Frame, now time.Time) (Reason, string) {
-	rc.ring.mu.Lock()
-	c := rc.ring.channels[s.channel]
-	rc.ring.mu.Unlock()
+// keyOf returns the channel key that a frame names, nil if it is not here, and whether live traffic of the sender may be
+// sealed under it.
+func (g *gate) keyOf(s *senderSession, f *envelope.Frame) (k *chanKey, live bool, detail string) {
+	g.ring.mu.Lock()
+	c := g.ring.channels[s.channel]
+	g.ring.mu.Unlock()
 	if c == nil {
-		return NoKey, "not joined"
+		return nil, false, "not joined"
 	}
-	k := c.held(f.Key)
-	switch {
-	case k == nil || !k.reader:
-		return NoKey, ""
-	case !c.opens(k.statement, s.sender.Name()):
-		return NoKey, "the key is not fit for live traffic any more"
+	if k = c.held(f.Key); k == nil || !k.reader {
+		return nil, false, ""
 	}
+	return k, c.opens(k.statement, s.sender.Name()), ""
+}
+
+// derive finds the AEAD of the session that a frame names.
+func (s *senderSession) derive(k *chanKey, f *envelope.Frame) error {
 	own, err := k.k.senderKey(s.name, s.senderID)
 	if err == nil {
 		s.aead, err = own.sessionAEAD(f.Session)
 	}
-	if err != nil {
-		return NoKey, err.Error()
-	}
-	s.card = rc.ring.cards.cached(s.sender, f.Card, now)
-	return 0, ""
+	return err
 }
 
 // claims is what a frame's header says, as values. Nothing of it is proven.
@@ -170,12 +221,15 @@ type claims struct {
 	sender  identity.ID
 	card    ulid.ULID
 	key     uint32
+	id      ulid.ULID
+	at      time.Time // when it was sealed
+	signed  bool
 }
 
-func claimsOf(h *envelope.Header) (c claims, channelErr, senderErr error) {
-	c.card, c.key = h.Card, h.Key
-	c.channel, channelErr = policy.ParseChannel(string(h.Channel))
-	c.sender, senderErr = identity.ParseID(string(h.Sender))
+func claimsOf(f *envelope.Frame) (c claims, channelErr, senderErr error) {
+	c = claims{card: f.Card, key: f.Key, id: f.ID, at: timeOf(f), signed: f.Signed()}
+	c.channel, channelErr = policy.ParseChannel(string(f.Channel))
+	c.sender, senderErr = identity.ParseID(string(f.Sender))
 	if senderErr == nil && !c.sender.IsAgent() {
 		senderErr = errors.New("keyring: the sender is no agent")
 	}
@@ -187,6 +241,6 @@ func claimedHeader(frame []byte) (claims, error) {
 	if err := envelope.Parse(frame, &f); err != nil {
 		return claims{}, err
 	}
-	c, channelErr, senderErr := claimsOf(&f.Header)
+	c, channelErr, senderErr := claimsOf(&f)
 	return c, errors.Join(channelErr, senderErr)
 }

@@ -251,7 +251,7 @@ func TestBundlesAtOnce(t *testing.T) {
 
 // TestSealedMemory: plaintext does not stay behind in what is used again, and neither does much memory.
 func TestSealedMemory(t *testing.T) {
-	w := new(sealing)
+	w := sealings.New().(*sealing) // it ends in the pool
 	check(t, w.own.take(draft("prices", "secret"), policy.Settings{}))
 	memory := w.own.Messages.Plaintext(false)
 	w.own.Frame = make([]byte, 10)

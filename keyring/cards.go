@@ -39,6 +39,7 @@ type card struct {
 	id      ulid.ULID
 	keys    *peerKeys
 	expires time.Time
+	seen    time.Time // when the store said that this is the newest
 }
 
 func (c *card) validAt(now time.Time) bool { return now.Before(c.expires) }
@@ -63,14 +64,14 @@ func signCard(o *own, src identity.Source, now time.Time) (raw []byte, expires t
 	return raw, expires, err
 }
 
-// verifyCard believes a card: the chain verifies now, and it names the agent and card it was asked for.
-func verifyCard(raw []byte, bundles identity.Source, self identity.ID, agent string, id ulid.ULID, now time.Time) (*card, error) {
+// verifyCard believes a card: the chain verifies at the time at, and it names the agent and card it was asked for.
+func verifyCard(raw []byte, bundles identity.Source, self identity.ID, agent string, id ulid.ULID, at time.Time) (*card, error) {
 	u, err := identity.ParseStatement(raw, typeCard)
 	if err != nil {
 		return nil, err
 	}
 	var c cardClaims
-	who, st, err := u.VerifySVID(bundles, self.TrustDomain(), now, &c)
+	who, st, err := u.VerifySVID(bundles, self.TrustDomain(), at, &c)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +86,7 @@ func verifyCard(raw []byte, bundles identity.Source, self identity.ID, agent str
 		return nil, fmt.Errorf("keyring: card of %q signed by %s", c.Agent, who)
 	case who.Name() != agent || c.Card != id.String():
 		return nil, fmt.Errorf("keyring: card of %s %s found in the place of %s %s", who.Name(), c.Card, agent, id)
-	case !now.Before(expires):
+	case !at.Before(expires):
 		return nil, fmt.Errorf("keyring: card has expired: %w", identity.ErrExpired)
 	}
 	signing, err := b64.DecodeString(c.Ed25519)
@@ -118,11 +119,16 @@ type cardName struct {
 	id    ulid.ULID
 }
 
+// get returns the card if it is here, expired or not. It does no I/O.
+func (b *cardBox) get(agent identity.ID, id ulid.ULID) *card {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.cards[cardName{agent, id}]
+}
+
 // cached returns the card if it is here and valid now. It does no I/O.
 func (b *cardBox) cached(agent identity.ID, id ulid.ULID, now time.Time) *card {
-	b.mu.RLock()
-	c := b.cards[cardName{agent, id}]
-	b.mu.RUnlock()
+	c := b.get(agent, id)
 	if c == nil || !c.validAt(now) {
 		return nil
 	}
@@ -149,6 +155,11 @@ func (r *Ring) card(ctx context.Context, agent identity.ID, id ulid.ULID) (*card
 	if c := r.cards.cached(agent, id, r.now()); c != nil {
 		return c, nil
 	}
+	return r.fetchCard(ctx, agent, id, func(_ []byte, now time.Time) time.Time { return now })
+}
+
+// fetchCard returns agent's card as it is in the store, verified at the time that the moment function says.
+func (r *Ring) fetchCard(ctx context.Context, agent identity.ID, id ulid.ULID, moment func(raw []byte, now time.Time) time.Time) (*card, error) {
 	a, err := r.attachment()
 	if err != nil {
 		return nil, err
@@ -162,13 +173,15 @@ func (r *Ring) card(ctx context.Context, agent identity.ID, id ulid.ULID) (*card
 	if err != nil {
 		return nil, fmt.Errorf("card %s of %s: %w: %w", id, agent.Name(), errStore, err)
 	}
-	c, err := verifyCard(raw, a.src, a.self, agent.Name(), id, r.now())
+	now := r.now()
+	c, err := verifyCard(raw, a.src, a.self, agent.Name(), id, moment(raw, now))
 	if err != nil {
 		return nil, err
 	}
 	if c.agent != agent {
 		return nil, fmt.Errorf("keyring: card of %s in the place of %s", c.agent, agent)
 	}
+	c.seen = now
 	r.cards.put(c)
 	return c, nil
 }

@@ -29,6 +29,7 @@ type channel struct {
 	changed chan struct{} // closed when keys, current or lastErr change
 	events  []event
 	stale   bool // look at the whole store again
+	seekers int  // who waits for keys of frames that were kept
 	lastErr error
 
 	wake chan struct{}
@@ -41,9 +42,13 @@ type channel struct {
 	makeAt      time.Time // when to make a key if none has come; zero: no need
 	rotateAt    time.Time // when to make a key because the current one is due; zero: not this agent's to do
 	askAt       time.Time // when to join once more; zero: no need
-	unpublished *chanKey  // a key being made
-	judged      *view     // the policy that joins were last judged under
-	unread      error     // the store failed while an entry was looked at: the whole is looked at again
+	seekAt      time.Time // when to look and ask again for keys of frames that were kept; zero: no need
+	soughtAt    time.Time // when that was last
+	seekWait    time.Duration
+	soughtKeys  int      // how many keys were here then
+	unpublished *chanKey // a key being made
+	judged      *view    // the policy that joins were last judged under
+	unread      error    // the store failed while an entry was looked at: the whole is looked at again
 }
 
 // event is an entry with how it came.
@@ -74,6 +79,7 @@ type joinName struct{ name, card string }
 // join is somebody who asked for the channel's keys.
 type join struct {
 	joinName
+	found   bool            // it was there before this agent, and may have been served
 	role    string          // what it was served as last; empty: it had no part in the channel
 	wrapped map[uint32]bool // key ids that it has been given, as far as is known
 	due     time.Time       // when to see to it; zero: not this agent's turn
@@ -133,6 +139,14 @@ func (c *channel) poke() {
 	case c.wake <- struct{}{}:
 	default:
 	}
+}
+
+// seek says that n more wait for keys of frames that were kept.
+func (c *channel) seek(n int) {
+	c.mu.Lock()
+	c.seekers += n
+	c.mu.Unlock()
+	c.poke()
 }
 
 // resync has run look at the whole store again.
@@ -317,7 +331,7 @@ func (c *channel) canWrite(name string) bool {
 // under. A key that a writer made is fit for that writer alone, and what it seals is for its readers.
 func (c *channel) fit(s *keyStatement) bool {
 	v := c.ring.view.Load()
-	if s.revision < v.sinceOf(c.ch) || s.revision == v.policy.Revision() && s.policy != v.policy.Hash() {
+	if s.lapsed || s.revision < v.sinceOf(c.ch) || s.revision == v.policy.Revision() && s.policy != v.policy.Hash() {
 		return false
 	}
 	return c.canRead(s.creator.Name()) || c.canWrite(s.creator.Name()) && s.creator == c.att.self
@@ -326,7 +340,7 @@ func (c *channel) fit(s *keyStatement) bool {
 // opens reports whether live traffic of a sender may be sealed under a key.
 func (c *channel) opens(s *keyStatement, sender string) bool {
 	v := c.ring.view.Load()
-	if s.revision < v.sinceOf(c.ch) || s.revision == v.policy.Revision() && s.policy != v.policy.Hash() {
+	if s.lapsed || s.revision < v.sinceOf(c.ch) || s.revision == v.policy.Revision() && s.policy != v.policy.Hash() {
 		return false
 	}
 	creator := s.creator.Name()
@@ -385,8 +399,14 @@ func (c *channel) hold(k *chanKey) error {
 	return nil
 }
 
-// outranks reports whether a reader made the key of a, and a writer that of b.
-func (c *channel) outranks(a, b *keyStatement) bool { return !c.provisional(a) && c.provisional(b) }
+// outranks reports whether the word of a counts before that of b: a reader made the key of a, and a writer that of b; or
+// both are of one kind, and the card that signed b had expired.
+func (c *channel) outranks(a, b *keyStatement) bool {
+	if pa, pb := c.provisional(a), c.provisional(b); pa != pb {
+		return pb
+	}
+	return !a.lapsed && b.lapsed
+}
 
 // forgetOldest makes room for one more key, if there is none: of the creator who has made the most keys, the
 // oldest goes. Nobody can crowd out the keys of others.

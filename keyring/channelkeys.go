@@ -30,19 +30,19 @@ func (c *channel) applyKey(ctx context.Context, e policy.Entry, raw []byte) erro
 	}
 	name := keyName{claimed.id, claimed.commitment}
 	// Two creators may claim one key, and a writer that does makes it look provisional: a reader's word counts.
-	if have := c.statements[name]; have != nil && !c.outranks(claimed, have) {
+	have := c.statements[name]
+	if have != nil && !c.outranks(claimed, have) {
 		return nil
 	}
 	if err := c.mayCreate(claimed); err != nil {
 		return err
 	}
-	creator, err := c.ring.card(ctx, claimed.creator, claimed.card)
+	s, err := c.believe(ctx, u, claimed, raw)
 	if err != nil {
 		return err
 	}
-	s, err := verifyKey(u, creator, raw)
-	if err != nil {
-		return err
+	if have != nil && !c.outranks(s, have) {
+		return nil
 	}
 	c.forgetStatement(s.creator)
 	c.statements[name] = s
@@ -60,6 +60,25 @@ func (c *channel) applyKey(ctx context.Context, e policy.Entry, raw []byte) erro
 		err = errors.Join(err, c.hold(&restated))
 	}
 	return err
+}
+
+// believe verifies a key statement under its creator's card. That may have expired since the key was made: then the key is only
+// for opening what was kept. Whoever stole an expired card's keys gains nothing by dating a key of its own back to then: a key
+// is taken only out of a wrap, made by an agent that may read the channel and whose card is valid now.
+func (c *channel) believe(ctx context.Context, u *identity.Unverified, claimed *keyStatement, raw []byte) (*keyStatement, error) {
+	now := c.ring.now()
+	creator, err := c.ring.newestCard(ctx, claimed.creator, claimed.card, func(by *card) bool { return by.validAt(now) })
+	if err != nil {
+		return nil, err
+	}
+	s, err := verifyKey(u, creator, raw)
+	if err != nil {
+		return nil, err
+	}
+	if s.lapsed = !creator.validAt(now); s.lapsed && !ulid.Time(s.created.Time()).Before(creator.expires) {
+		return nil, fmt.Errorf("keyring: key made by %s after its card had expired: %w", s.creator.Name(), identity.ErrExpired)
+	}
+	return s, nil
 }
 
 // mayCreate checks what the policy and the clock say about a key statement.

@@ -3,18 +3,20 @@ package keyring
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/policy"
 )
 
 // serve gives everybody in a round the keys that they lack.
 func (c *channel) serve(ctx context.Context, round []*join) error {
 	var work []delivery
-	for _, k := range c.givable() {
+	for _, k := range c.readable() {
 		for _, j := range round {
-			if !j.wrapped[k.statement.id] {
+			if !j.wrapped[k.statement.id] && c.gives(k, c.roleNow(j.name)) {
 				work = append(work, delivery{to: j, key: k})
 			}
 		}
@@ -28,20 +30,41 @@ func (c *channel) serve(ctx context.Context, round []*join) error {
 	return nil
 }
 
-// givable returns the keys that this agent hands out: the current one, where the policy gives newcomers the
-// channel's history every fit one, and always the provisional one that it made itself as a writer, because
-// what it sealed under that can be opened by nobody else.
-func (c *channel) givable() []*chanKey {
-	settings, _ := c.ring.view.Load().policy.Settings(c.ch)
+// readable returns the keys of which this agent holds K.
+func (c *channel) readable() (keys []*chanKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var keys []*chanKey
 	for _, k := range c.keys {
-		if k.reader && c.fit(k.statement) && (settings.History || k == c.current.Load() || c.provisional(k.statement)) {
+		if k.reader {
 			keys = append(keys, k)
 		}
 	}
 	return keys
+}
+
+// gives reports whether this agent hands a key of which it holds K to a newcomer: a reader the current one and, where the
+// policy gives newcomers the channel's history, to writers every fit one and to readers every one that they can
+// believe, because what was kept may be sealed under it; a writer, to readers, those that it made itself, because what
+// it sealed under them can be opened by nobody else.
+func (c *channel) gives(k *chanKey, role string) bool {
+	if !c.isReader() {
+		return role == roleReader && k.statement.creator == c.att.self
+	}
+	settings, _ := c.ring.view.Load().policy.Settings(c.ch)
+	switch {
+	case k == c.current.Load():
+		return true
+	case !settings.History:
+		return false
+	case role == roleReader:
+		return c.mayCreate(k.statement) == nil
+	}
+	return c.fit(k.statement)
+}
+
+// hasOwnAsWriter reports whether this agent, a writer and no reader, holds keys that it made.
+func (c *channel) hasOwnAsWriter() bool {
+	return !c.isReader() && slices.ContainsFunc(c.readable(), func(k *chanKey) bool { return k.statement.creator == c.att.self })
 }
 
 // delivery is one key for one newcomer.
@@ -83,7 +106,7 @@ func (c *channel) deliverKey(ctx context.Context, d delivery) (done bool, err er
 		return false, nil
 	}
 	if !d.new {
-		if given, err := c.givenByOthers(ctx, d); err != nil || given {
+		if given, err := c.givenAlready(ctx, d); err != nil || given {
 			return given, err
 		}
 	}
@@ -92,7 +115,9 @@ func (c *channel) deliverKey(ctx context.Context, d delivery) (done bool, err er
 		return false, err
 	}
 	if err != nil {
-		c.att.report(Report{Key: policy.JoinKey(c.ch, d.to.name, d.to.card), Err: err})
+		if !d.to.found || !errors.Is(err, identity.ErrExpired) { // else it is as good as left
+			c.att.report(Report{Key: policy.JoinKey(c.ch, d.to.name, d.to.card), Err: err})
+		}
 		return false, nil
 	}
 	role, k := c.role(d.to.name), d.key.k
@@ -112,11 +137,11 @@ func (c *channel) deliverKey(ctx context.Context, d delivery) (done bool, err er
 	return true, nil
 }
 
-// givenByOthers reports whether another reader has given a newcomer the key already. The names of wraps are
-// enough to tell: permissions keep agents to their own names, and what a broker invents here denies the
+// givenAlready reports whether another reader, or this agent in a life before this one, has given a newcomer the key. The
+// names of wraps are enough to tell: permissions keep agents to their own names, and what a broker invents here denies the
 // newcomer this key, which the broker can do anyway.
-func (c *channel) givenByOthers(ctx context.Context, d delivery) (bool, error) {
-	if c.turn(d.to.card) == 0 {
+func (c *channel) givenAlready(ctx context.Context, d delivery) (bool, error) {
+	if !d.to.found && c.turn(d.to.card) == 0 {
 		return false, nil
 	}
 	entries, err := c.att.store.List(ctx, policy.BucketKeys, policy.KeyPrefix(c.ch)+".w.*."+d.to.card+".>")
@@ -124,7 +149,7 @@ func (c *channel) givenByOthers(ctx context.Context, d delivery) (bool, error) {
 		return false, err
 	}
 	for _, e := range entries {
-		if p, err := policy.ParseEntry(e.Key); err == nil && p.ID == d.key.statement.id && c.canRead(p.Author) {
+		if p, err := policy.ParseEntry(e.Key); err == nil && p.ID == d.key.statement.id && (c.canRead(p.Author) || d.to.found && p.Author == c.att.self.Name()) {
 			return true, nil
 		}
 	}

@@ -32,14 +32,17 @@ func (c *channel) applyJoin(e policy.Entry, ev event) error {
 		if err := c.makeRoom(name); err != nil {
 			return err
 		}
-		j = &join{joinName: name, wrapped: make(map[uint32]bool)}
+		j = &join{joinName: name, wrapped: make(map[uint32]bool), found: !ev.live}
 		if !ev.live {
 			j.role = c.roleNow(e.Author) // left to those who were there when it came
+			if c.canRead(e.Author) && c.hasOwnAsWriter() {
+				j.due = c.ring.now() // nobody else could serve it
+			}
 		}
 		c.joins[name] = j
 	}
 	if ev.live {
-		j.due = c.ring.now().Add(c.turn(e.Card))
+		j.found, j.due = false, c.ring.now().Add(c.turn(e.Card))
 	}
 	return nil
 }
@@ -99,6 +102,7 @@ func (c *channel) judge() {
 			j.role = "" // so that a later policy that lets it in again changes its part
 		default:
 			clear(j.wrapped)
+			j.found = false // what it was given before is not what it is to have now
 			j.due = c.ring.now().Add(c.turn(j.card))
 		}
 	}
@@ -141,6 +145,7 @@ func (c *channel) plan(ctx context.Context) {
 		c.makeAt = time.Time{}
 	}
 	c.planAsking(cur)
+	c.planSeeking()
 }
 
 // planAsking sets when to join once more: when others seal under a newer key, which this agent has not been given
@@ -159,6 +164,37 @@ func (c *channel) planAsking(cur *chanKey) {
 	case c.askAt.IsZero():
 		c.askAt = c.ring.now().Add(askPatience)
 	}
+}
+
+// planSeeking sets when to look for the keys of frames that were kept: whoever can hand them on may have come back.
+func (c *channel) planSeeking() {
+	c.mu.Lock()
+	sought := c.seekers > 0
+	c.mu.Unlock()
+	switch {
+	case !sought:
+		c.seekAt = time.Time{}
+	case c.seekAt.IsZero():
+		c.seekAt = c.ring.now().Add(askPatience)
+		if again := c.soughtAt.Add(c.seekWait); c.seekAt.Before(again) {
+			c.seekAt = again
+		}
+	}
+}
+
+// look joins once more and has the whole store looked at again: a wrap that was not believed may be by now, because the
+// card of who made it was renewed.
+func (c *channel) look(ctx context.Context) error {
+	if err := c.join(ctx); err != nil {
+		return err
+	}
+	c.seekAt, c.soughtAt = time.Time{}, c.ring.now()
+	if n := len(c.readable()); n != c.soughtKeys {
+		c.seekWait, c.soughtKeys = 0, n
+	}
+	c.seekWait = min(max(seekInterval, 2*c.seekWait), maxSeekInterval)
+	c.resync()
+	return nil
 }
 
 func (c *channel) ask(ctx context.Context) error {
@@ -242,6 +278,7 @@ func (c *channel) nextDuty() (next time.Time, ok bool) {
 	earliest(c.makeAt)
 	earliest(c.rotateAt)
 	earliest(c.askAt)
+	earliest(c.seekAt)
 	for _, j := range c.joins {
 		earliest(j.due)
 	}
@@ -266,6 +303,11 @@ func (c *channel) duties(ctx context.Context) error {
 	}
 	if due(c.askAt) {
 		if err := c.ask(ctx); err != nil {
+			return err
+		}
+	}
+	if due(c.seekAt) {
+		if err := c.look(ctx); err != nil {
 			return err
 		}
 	}

@@ -57,6 +57,25 @@
 // On a channel that the policy does not have signed, any reader can speak as any writer. On a pair nobody can but the two.
 // Whoever reads can pass on what it reads; there is no forward secrecy within the life of a key.
 //
+// # Opening what was kept
+//
+// [StoredReceiver.Open] opens frames that lay in a stream: tasks, results, events that are read back. It makes the same
+// checks in the same order, but for what only makes sense live. It has no replay state. There is no live window: what is sealed may
+// wait for years. The policy in force decides who may send and who is revoked, whatever a frame's time says.
+//
+// A sender's card may have expired since the frame was sealed, if that was at most [MaxCardAge] ago. So whoever has stolen an expired
+// instance's keys, and has the broker on its side, can date a frame back, for that long or until the name is revoked.
+//
+// A signed frame may be under any key of the channel that this agent was given, also one from before a rotation, or one that an agent
+// knows which has lost the channel since: the signature alone says who sent it. A frame that is not signed must be under a key that is fit for
+// live traffic. Whoever holds K can make every writer's seal and give it any time, so no time would make it believable.
+//
+// Where the policy gives newcomers the channel's history, readers hand older keys on to readers, fit or not. A newcomer believes
+// the statement of a key whose creator's card has expired for what was kept, never for live traffic. A producer that was alone made
+// its own key, and is for a time the only one to have it: with a state directory it hands that on when it comes back.
+// A key that nobody has any more is gone, and what was sealed under it with it. [Ring.AwaitStored] asks, and says no more than
+// that it has not come yet.
+//
 // # At rest
 //
 // A state directory is mode 0700, its files 0600, and it belongs to one process at a time. All that it holds is encrypted with

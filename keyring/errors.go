@@ -53,11 +53,11 @@ const (
 	Revoked                        // the sender is revoked
 	NotEntitled                    // the policy does not let the sender do that
 	Unsigned                       // the policy asks for a signature, or a retained topic for a commitment, and there is none
-	Stale                          // expired, outside the live window, or from before this receiver's time
-	NoKey                          // the channel key is not here (yet)
+	Stale                          // expired, outside the live window, or from before this receiver's time; or its sender's card expired too long ago
+	NoKey                          // the channel key is not here (yet), or not fit for this frame
 	Seen                           // a sequence number that this receiver has accepted before
 	BadSeal                        // the AEAD does not open: tampered with, or sealed by somebody without the key
-	NoCard                         // the sender's card is not here (yet), or not valid now
+	NoCard                         // the sender's card is not here (yet), or not one that speaks for this frame
 	BadSignature                   // the signature does not verify under the sender's card
 	Overload                       // more live sessions than a receiver remembers
 	BadContent                     // what was sealed breaks the format: only the sender itself can cause it
@@ -86,7 +86,7 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
-// Rejection is the error of Receiver.Open, Unseal and Accept. Channel, Sender and ID are what the frame claims: nothing
+// Rejection is the error of Open, Unseal and Accept. Channel, Sender and ID are what the frame claims: nothing
 // about a rejected frame is proven, and nothing of its content is in here.
 type Rejection struct {
 	Reason  Reason

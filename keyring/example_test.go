@@ -152,6 +152,8 @@ trust_domain: example.org
 revision: 1
 topics:
   prices: {publish: ["feed-*"], subscribe: [planner]}
+queues:
+  jobs: {enqueue: ["feed-*"], work: [planner]}
 `), operator, time.Now())
 	if err != nil {
 		log.Fatal(err)

@@ -208,8 +208,7 @@ func TestWriterReadsNothing(t *testing.T) {
 			}
 		}
 		// A receiver of its own making, past the entitlement check, has no K to open with either.
-		rc := m.writer.receiver(m.writer.att)
-		rc.only, rc.name = prices, prices.String()
+		rc := m.writer.receiver(gate{ring: m.writer, att: m.writer.att, only: prices, name: prices.String()})
 		var out Opened
 		if err := rc.Open(p.seal(t, "secret"), p.want, &out); err == nil {
 			t.Error("a writer opened a frame")

@@ -7,6 +7,17 @@ const (
 	// MaxClockLead is how far ahead of this machine's clock a sender's may be.
 	MaxClockLead = 2 * time.Second
 
+	// MaxCardAge is how far back a frame may have been sealed whose sender's card has expired since. It is the same for all
+	// buses: the policy has no field for it.
+	MaxCardAge = 7 * 24 * time.Hour
+
+	// lapsedCardLife is how long an expired card is relied on until the store, and the authorities of the trust domain, are
+	// asked again.
+	lapsedCardLife = time.Hour
+
+	// renewalPatience is how long after a frame its sender may take to publish the card that it was sealed under, renewed.
+	renewalPatience = time.Minute
+
 	// SessionFrames and SessionLife bound one sender's session: after either a new session, and so a
 	// new AES-GCM key, begins. 2^31 frames stay far below the 2^32 random nonces that NIST SP 800-38D
 	// (section 8.3) allows under one key.
@@ -20,6 +31,7 @@ const (
 	// frames are all past the live window are forgotten first; if none are, new ones are refused.
 	maxSessions  = 16384
 	pruneEvery   = time.Second
+	maxStored    = 1024 // sessions that a StoredReceiver remembers
 	maxPerSender = 1024 // of one sender, all its instances together
 
 	// What is kept to be used again: one large frame, or one signature over very many, is not to hold on to its
@@ -45,6 +57,8 @@ const (
 	joinStep        = 20 * time.Millisecond // between the answers of readers of different rank
 	joinRanks       = 8
 	askPatience     = 500 * time.Millisecond
+	seekInterval    = 10 * time.Second // before asking again for the keys of frames that were kept, twice as long each time
+	maxSeekInterval = 5 * time.Minute
 	readerPatience  = 250 * time.Millisecond
 	writerPatience  = 2 * time.Second
 	patiencePerJoin = 2 * time.Millisecond

@@ -60,11 +60,7 @@ type Opened struct {
 // then, nor, with a state directory, before the time up to which an earlier process may have accepted frames. It is safe
 // for concurrent use. It prints as "[redacted]".
 type Receiver struct {
-	ring *Ring
-	att  *attachment
-	only policy.Channel // zero: every pair channel of this agent
-	name string
-
+	gate
 	start   atomic.Int64 // Unix ms: nothing sealed earlier is accepted
 	ceiling int64        // nor this or earlier
 
@@ -83,35 +79,33 @@ type sessionKey struct {
 	key           uint32
 }
 
-// inSession is what is known of a sender's session. It exists only after one of its frames has passed
+// inSession is a sender's session, with what was received of it. It exists only after one of its frames has passed
 // every check.
 type inSession struct {
-	channel  policy.Channel
-	name     string
-	sender   identity.ID
-	senderID string
-	settings policy.Settings
-	view     *view   // under which the next field was found
-	kinds    KindSet // what the sender may do here
-	aead     tink.AEAD
-	card     *card
-
+	senderSession
 	window window
 	newest int64 // Unix ms of its newest frame
 }
 
 // Receiver returns a receiver for the frames of one channel that this agent may read.
 func (r *Ring) Receiver(ch policy.Channel) (*Receiver, error) {
-	a, err := r.attachment()
+	g, err := r.gateOf(ch)
 	if err != nil {
 		return nil, err
 	}
-	if p := r.view.Load().policy; !p.CanRead(ch, a.self.Name()) {
-		return nil, fmt.Errorf("%w: policy revision %d does not let %q read %s", ErrNotEntitled, p.Revision(), a.self.Name(), ch)
+	return r.receiver(g), nil
+}
+
+// gateOf returns the place of a channel that this agent may read.
+func (r *Ring) gateOf(ch policy.Channel) (gate, error) {
+	a, err := r.attachment()
+	if err != nil {
+		return gate{}, err
 	}
-	rc := r.receiver(a)
-	rc.only, rc.name = ch, ch.String()
-	return rc, nil
+	if p := r.view.Load().policy; !p.CanRead(ch, a.self.Name()) {
+		return gate{}, fmt.Errorf("%w: policy revision %d does not let %q read %s", ErrNotEntitled, p.Revision(), a.self.Name(), ch)
+	}
+	return gate{ring: r, att: a, only: ch, name: ch.String()}, nil
 }
 
 // PairReceiver returns a receiver for frames that other agents send to this one alone.
@@ -120,12 +114,12 @@ func (r *Ring) PairReceiver() (*Receiver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.receiver(a), nil
+	return r.receiver(gate{ring: r, att: a}), nil
 }
 
-func (r *Ring) receiver(a *attachment) *Receiver {
+func (r *Ring) receiver(g gate) *Receiver {
 	start := r.now().UnixMilli()
-	rc := &Receiver{ring: r, att: a, ceiling: r.ceiling.reached(start), pruneAt: 64,
+	rc := &Receiver{gate: g, ceiling: r.ceiling.reached(start), pruneAt: 64,
 		sessions: make(map[sessionKey]*inSession), opened: make(map[identity.ID]int)}
 	rc.start.Store(start)
 	return rc
@@ -168,32 +162,27 @@ func (rc *Receiver) Open(frame []byte, w *Want, out *Opened) error {
 func (rc *Receiver) Unseal(frame []byte, w *Want, u *Unsealed) error {
 	u.reset()
 	f := &u.frame
-	if err := envelope.Parse(frame, f); err != nil {
-		return &Rejection{Reason: Malformed, Detail: err.Error()}
-	}
-	if f.Seq > SessionFrames {
-		return reject(f, Malformed, "a sequence number past a session's end")
-	}
-	if rc.ring.ceiling.closed.Load() {
-		return ErrClosed
+	if err := rc.parse(frame, f); err != nil {
+		return err
 	}
 	now := rc.ring.now()
 	s, reason, detail := rc.admit(f, w, now)
 	if reason != 0 {
 		return reject(f, reason, detail)
 	}
-	b := scratches.Get().(*scratch)
-	defer scratches.Put(b)
-	b.data = envelope.AppendAssociatedData(b.data[:0], f.Head)
-	plain, err := s.aead.Decrypt(f.Ciphertext, b.data)
-	if err != nil {
-		return reject(f, BadSeal, "")
+	by := s.card
+	if by != nil && !by.validAt(now) {
+		by = nil
 	}
-	if reason := rc.authentic(s, f, now, b); reason != 0 {
+	b := scratches.Get().(*scratch)
+	defer b.release()
+	plain, reason := rc.authentic(f, s.aead, by, b)
+	if reason != 0 {
 		return reject(f, reason, "")
 	}
 	u.at, u.session, u.want = rc, s, *w
-	u.read(plain, &b.tree)
+	// What is wrong with the content is told by Accept, when the frame counts as received.
+	u.messages, u.content = readContent(f, plain, u.messages, &b.tree)
 	return nil
 }
 
@@ -203,20 +192,18 @@ func (u *Unsealed) reset() {
 	u.session, u.messages, u.content = nil, u.messages[:0], ""
 }
 
-// read parses the content. What is wrong with it is told by Accept, when the frame counts as received.
-func (u *Unsealed) read(plain []byte, commits *envelope.Tree) {
-	f := &u.frame
-	messages, err := envelope.ParseMessages(plain, f.Flags, f.Count, u.messages)
+// readContent parses the content of a frame, into the memory of dst, and says what is wrong with it; empty: nothing.
+func readContent(f *envelope.Frame, plain []byte, dst []envelope.Message, commits *envelope.Tree) (messages []envelope.Message, wrong string) {
+	messages, err := envelope.ParseMessages(plain, f.Flags, f.Count, dst)
 	if err != nil {
-		u.content = err.Error()
-		return
+		return dst, err.Error()
 	}
-	u.messages = messages
 	if f.Committed() {
 		if err := commits.BuildCommit(messages); err != nil || commits.Root() != f.Commit {
-			u.content = "the messages are not those committed to"
+			return messages, "the messages are not those committed to"
 		}
 	}
+	return messages, ""
 }
 
 // Accept takes a frame into the replay state and, if it is new and its content in order, fills out. It is called in the
@@ -254,42 +241,74 @@ func (rc *Receiver) Accept(u *Unsealed, out *Opened) error {
 	if u.content != "" {
 		return reject(f, BadContent, u.content)
 	}
-	*out = Opened{
-		Kind: f.Kind, ID: f.ID, Ref: f.Ref, Channel: s.channel, Sender: s.sender, Card: f.Card, Session: f.Session,
-		Seq: f.Seq, Time: time.UnixMilli(ms), Signed: f.Signed(), Lost: lost, Messages: u.messages,
-	}
-	if f.Expires != 0 {
-		out.Expires = time.UnixMilli(int64(f.Expires))
-	}
+	*out = s.opened(f, u.messages)
+	out.Lost = lost
 	return nil
 }
 
+// opened is what there is to say of a frame of the session that passed every check.
+func (s *senderSession) opened(f *envelope.Frame, messages []envelope.Message) Opened {
+	o := Opened{
+		Kind: f.Kind, ID: f.ID, Ref: f.Ref, Channel: s.channel, Sender: s.sender, Card: f.Card, Session: f.Session,
+		Seq: f.Seq, Time: timeOf(f), Signed: f.Signed(), Messages: messages,
+	}
+	if f.Expires != 0 {
+		o.Expires = time.UnixMilli(int64(f.Expires))
+	}
+	return o
+}
+
+// timeOf returns when a frame was sealed, as its sender says.
+func timeOf(f *envelope.Frame) time.Time { return time.UnixMilli(int64(f.ID.Time())) }
+
 var errNotUnsealed = errors.New("keyring: Accept without an Unseal before it that succeeded, at the same receiver")
 
-// scratch is memory for one Unseal. Nothing of a plaintext is ever in it.
+// scratch is memory for opening one frame. Nothing of a plaintext is ever in it.
 type scratch struct {
-	data []byte
-	tree envelope.Tree
+	data  []byte
+	tree  envelope.Tree
+	frame envelope.Frame // for who has no other
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+func (b *scratch) release() {
+	b.frame = envelope.Frame{} // it refers to what the caller keeps
+	scratches.Put(b)
+}
 
 func reject(f *envelope.Frame, reason Reason, detail string) error {
 	return &Rejection{Reason: reason, Channel: string(f.Channel), Sender: string(f.Sender), ID: f.ID, Detail: detail}
 }
 
-// authentic checks the card and the signature of a frame whose seal has opened.
-func (rc *Receiver) authentic(s *inSession, f *envelope.Frame, now time.Time, b *scratch) Reason {
-	if s.card == nil || !s.card.validAt(now) {
-		return NoCard
+// parse reads a frame, as long as the ring is open.
+func (g *gate) parse(frame []byte, f *envelope.Frame) error {
+	if err := envelope.Parse(frame, f); err != nil {
+		return &Rejection{Reason: Malformed, Detail: err.Error()}
 	}
-	if !f.Signed() {
-		return 0
+	if f.Seq > SessionFrames {
+		return reject(f, Malformed, "a sequence number past a session's end")
 	}
-	if !rc.ring.roots.verify(f, s.card, b) {
-		return BadSignature
+	if g.ring.ceiling.closed.Load() {
+		return ErrClosed
 	}
-	return 0
+	return nil
+}
+
+// authentic opens the seal of a frame that was admitted, then checks its card, nil where there is none that speaks for
+// the frame, and its signature.
+func (g *gate) authentic(f *envelope.Frame, aead tink.AEAD, by *card, b *scratch) (plain []byte, reason Reason) {
+	b.data = envelope.AppendAssociatedData(b.data[:0], f.Head)
+	plain, err := aead.Decrypt(f.Ciphertext, b.data)
+	switch {
+	case err != nil:
+		return nil, BadSeal
+	case by == nil:
+		return nil, NoCard
+	case f.Signed() && !g.ring.roots.verify(f, by, b):
+		return nil, BadSignature
+	}
+	return plain, 0
 }
 
 // accept enters the frame into the replay state: the one place where that changes.

@@ -42,7 +42,7 @@ var faults = []struct {
 	}},
 	{Overload, func(_ *testing.T, _ *world, a *attempt) {
 		for id := uint32(1); len(a.rc.sessions) < maxSessions; id++ {
-			s := &inSession{newest: a.rc.ring.now().UnixMilli(), settings: a.rc.sessions[a.known.name()].settings}
+			s := &inSession{newest: a.rc.ring.now().UnixMilli(), senderSession: a.rc.sessions[a.known.name()].senderSession}
 			a.rc.sessions[sessionKey{key: id}] = s
 		}
 		a.rc.pruneAt = maxSessions

@@ -48,6 +48,11 @@ func TestNothingPrintsSecrets(t *testing.T) {
 		var in *inSession
 		for _, in = range p.rc.sessions {
 		}
+		sr := value(reader.StoredReceiver(prices))(t)
+		check(t, sr.Open(p.seal(t, "x"), p.want, new(Opened)))
+		var kept *storedSession
+		for _, kept = range sr.sessions {
+		}
 		saved := &savedState{Signing: []byte("the signing keyset"), Keys: c.saved()}
 		secrets := map[string][]byte{
 			"K": k.k.bytes(), "K_s": wk.own.bytes(), "the passphrase": []byte("correct horse"), "the keyset": []byte("the signing keyset"),
@@ -55,7 +60,7 @@ func TestNothingPrintsSecrets(t *testing.T) {
 		}
 		kek := Passphrase("correct horse")
 		for _, v := range []any{
-			reader, p.sender, p.rc, kek, &kek, k.k, &k.k, wk.own, k, *k, wk, &k, []*chanKey{k}, []chanKey{*k}, c, c.keys,
+			reader, p.sender, p.rc, sr, kept, *kept, kek, &kek, k.k, &k.k, wk.own, k, *k, wk, &k, []*chanKey{k}, []chanKey{*k}, c, c.keys,
 			map[string]secret{"k": k.k}, []secret{k.k}, struct{ Key secret }{k.k}, struct{ key secret }{k.k}, struct{ k *chanKey }{k},
 			struct{ k chanKey }{*k}, reader.own, *reader.own, saved, *saved, saved.Keys, saved.Keys[0], &saved.Keys[0], reader.storage,
 			*reader.storage, p.sender.session, *p.sender.session, in, *in, reader.att, *reader.att, statementSigner{reader.own},

@@ -224,7 +224,7 @@ func TestOverload(t *testing.T) {
 		settings := p.rc.ring.view.Load().policy
 		s, _ := settings.Settings(gossip)
 		for id := uint32(0); len(p.rc.sessions) < maxSessions; id++ {
-			p.rc.sessions[sessionKey{key: id}] = &inSession{newest: time.Now().UnixMilli(), settings: s}
+			p.rc.sessions[sessionKey{key: id}] = &inSession{newest: time.Now().UnixMilli(), senderSession: senderSession{settings: s}}
 		}
 		p.rc.pruneAt = maxSessions
 		mustReject(t, p.rc, next(), p.want, Overload)

@@ -126,6 +126,9 @@ func (r *Ring) clock() time.Time { return r.now() }
 // Attach makes the ring one agent's: the one of src's certificate. It accepts the store's policy,
 // publishes the agent's card and returns when both are done. report, which may be nil, is called for
 // every entry of the store that is not believed; it must not block. A ring is attached once.
+//
+// With a state directory it takes part at once in the channels on which it made keys as a writer: it may be the only one
+// to hand them on.
 func (r *Ring) Attach(ctx context.Context, src identity.Source, store Store, report func(Report)) error {
 	self, _, err := identity.Self(src)
 	if err != nil {
@@ -137,7 +140,8 @@ func (r *Ring) Attach(ctx context.Context, src identity.Source, store Store, rep
 	if report == nil {
 		report = func(Report) {}
 	}
-	if err := r.become(&attachment{src: src, store: store, self: self, report: report}); err != nil {
+	a := &attachment{src: src, store: store, self: self, report: report}
+	if err := r.become(a); err != nil {
 		return err
 	}
 	if err := r.Refresh(ctx); err != nil {
@@ -146,6 +150,7 @@ func (r *Ring) Attach(ctx context.Context, src identity.Source, store Store, rep
 		r.mu.Unlock()
 		return err
 	}
+	r.resume(a)
 	return nil
 }
 
@@ -290,36 +295,6 @@ func (r *Ring) channel(ch policy.Channel) (*channel, error) {
 		r.wg.Go(func() { c.run(r.ctx) })
 	}
 	return c, nil
-}
-
-// Await fetches what a frame needs that Open rejected with NoKey or NoCard: it verifies the sender's card,
-// joins the channel if that has not happened, and returns when the frame's key is here. It joins only for
-// the holder of a valid card, so that inventing names does not cost this agent anything.
-func (r *Ring) Await(ctx context.Context, frame []byte) error {
-	a, err := r.attachment()
-	if err != nil {
-		return err
-	}
-	h, err := claimedHeader(frame)
-	if err != nil {
-		return err
-	}
-	if err := r.awaitCard(ctx, h.sender, h.card); err != nil {
-		return err
-	}
-	p := r.view.Load().policy
-	if !p.CanRead(h.channel, a.self.Name()) || !p.CanWrite(h.channel, h.sender.Name()) {
-		return fmt.Errorf("%w: %s on %s", ErrNotEntitled, h.sender.Name(), h.channel)
-	}
-	c, err := r.channel(h.channel)
-	if err != nil {
-		return err
-	}
-	return c.await(ctx, func() bool {
-		k := c.held(h.key)
-		// A key that another writer says it made may turn out to be a reader's, when the reader's word comes.
-		return k != nil && k.reader && (!c.provisional(k.statement) || k.statement.creator == h.sender)
-	})
 }
 
 // Close saves what is to be kept, tells the others that a ring without a state directory will not be

@@ -34,7 +34,8 @@ type savedState struct {
 type savedKey struct {
 	Statement []byte `json:"statement"` // verified before it was saved
 	Reader    bool   `json:"reader"`
-	Key       []byte `json:"key"` // K of a reader, else K_s
+	Key       []byte `json:"key"`              // K of a reader, else K_s
+	Lapsed    bool   `json:"lapsed,omitempty"` // verified when its creator's card had expired
 }
 
 func (savedState) Format(w fmt.State, _ rune) { io.WriteString(w, redacted) }
@@ -138,7 +139,7 @@ func (c *channel) restore(s *savedState) {
 			continue
 		}
 		k := &chanKey{statement: st, reader: saved.Reader}
-		st.raw = saved.Statement
+		st.raw, st.lapsed = saved.Statement, saved.Lapsed
 		key, err := secretFrom(saved.Key)
 		if err == nil && saved.Reader {
 			k.k = key
@@ -237,7 +238,7 @@ func (c *channel) saved() (keys []savedKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, k := range c.keys {
-		s := savedKey{Statement: k.statement.raw, Reader: k.reader, Key: k.own.bytes()}
+		s := savedKey{Statement: k.statement.raw, Reader: k.reader, Key: k.own.bytes(), Lapsed: k.statement.lapsed}
 		if k.reader {
 			s.Key = k.k.bytes()
 		}

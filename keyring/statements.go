@@ -41,7 +41,8 @@ type keyStatement struct {
 	hash       [32]byte
 	raw        []byte
 
-	asked bool // its key has been asked for; only the channel's own goroutine touches this
+	lapsed bool // its creator's card had expired when this was verified: believed for what was kept, never for live traffic
+	asked  bool // its key has been asked for; only the channel's own goroutine touches this
 }
 
 func (s *keyStatement) claims(now time.Time) keyClaims {

@@ -222,7 +222,7 @@ func TestMovedWraps(t *testing.T) {
 			"to another author":     {func(x *wrap) { x.wrapper, x.card = feed.att.self, feed.own.card }, feed.own},
 			"signed by another":     {func(*wrap) {}, feed.own},
 			"an unknown role":       {func(x *wrap) { x.role = "keeper" }, reader.own},
-			"spoiled":               {func(x *wrap) { x.ciphertext = append([]byte{1}, x.ciphertext[1:]...) }, reader.own},
+			"spoiled":               {func(x *wrap) { x.ciphertext = append([]byte{x.ciphertext[0] ^ 1}, x.ciphertext[1:]...) }, reader.own},
 			"cut":                   {func(x *wrap) { x.ciphertext = x.ciphertext[:20] }, reader.own},
 			"a wrong key inside": {func(x *wrap) {
 				x.ciphertext = value(to.keys.encrypter.Encrypt(two.bytes(), x.context()))(t)

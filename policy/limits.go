@@ -42,6 +42,9 @@ const (
 
 	// MaxTokens is the number of tokens between the dots of a subject or pattern.
 	MaxTokens = 16
+
+	// MaxDelayID is the length of a delayed task's id in bytes.
+	MaxDelayID = 64
 )
 
 // Ranges and defaults of the durations in a policy.
@@ -65,4 +68,7 @@ const (
 	MinQueueRetain = time.Minute
 	// MaxRetain is the longest retain: ten years.
 	MaxRetain = 3650 * 24 * time.Hour
+
+	// MaxDelay is how far ahead a task may be due: ten years.
+	MaxDelay = 3650 * 24 * time.Hour
 )

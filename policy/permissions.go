@@ -78,7 +78,37 @@ func (g *grants) channel(ch Channel) {
 		if reads {
 			g.subscribe.add(ServiceSubject(ch.a))
 		}
+	case KindQueue:
+		g.queue(ch.a, writes, reads)
 	}
+}
+
+// queue grants what enqueuers and workers of a queue need. Neither may look at the log of tasks but through its
+// consumers, and both write controls under their own name only.
+func (g *grants) queue(name string, enqueues, works bool) {
+	if enqueues {
+		for priority := range Priorities {
+			g.publish.add(TaskSubject(name, priority))
+		}
+		g.publish.add(DelaySubject(name, g.agent, "*"))
+		g.reads(DeadStream(name), DeadSubject(name, "*"))
+		g.subscribe.add(ResultSubject(name, ">"), DeadSubject(name, ">"), ProgressSubject(name, ">"))
+	}
+	if works {
+		g.publish.add(ResultSubject(name, "*"), DeadSubject(name, "*"), ProgressSubject(name, "*"))
+		for priority := range Priorities {
+			g.publish.add(TaskPull(name, priority), TaskAcks(name, priority))
+		}
+	}
+	g.reads(ResultStream(name), ResultSubject(name, "*"))
+	g.reads(ControlStream(name), ControlSubject(name, "*", ">"))
+	g.publish.add(ControlSubject(name, g.agent, ">"))
+	g.subscribe.add(controlPrefix + name + ".>")
+}
+
+// reads lets the agent read what a stream holds, by subject and in batches.
+func (g *grants) reads(stream, subject string) {
+	g.publish.add(StreamGet(stream, ""), StreamGet(stream, subject))
 }
 
 // keys lets the agent write joins, keys and wraps under its own name and follow all of the channel's.

@@ -35,6 +35,31 @@ func feeds(agent string, prefixes ...string) []string {
 	return subjects
 }
 
+// enqueues and works are what a queue's agents may publish, beside its keys.
+func enqueues(agent, q string) []string {
+	return append(both(agent, q),
+		"sb.task."+q+".0", "sb.task."+q+".1", "sb.task."+q+".2", "sb.task."+q+".3", "sb.delay."+q+"."+agent+".*",
+		"$JS.API.DIRECT.GET.SB_DEAD_"+q, "$JS.API.DIRECT.GET.SB_DEAD_"+q+".sb.dead."+q+".*")
+}
+
+func works(agent, q string) []string {
+	list := append(both(agent, q), "sb.result."+q+".*", "sb.dead."+q+".*", "sb.progress."+q+".*")
+	for _, c := range []string{"p0", "p1", "p2", "p3"} {
+		list = append(list, "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_"+q+"."+c, "$JS.ACK.SB_TASK_"+q+"."+c+".*.*.*.*.*")
+	}
+	return list
+}
+
+func both(agent, q string) []string {
+	return []string{"sb.control." + q + "." + agent + ".>",
+		"$JS.API.DIRECT.GET.SB_RESULT_" + q, "$JS.API.DIRECT.GET.SB_RESULT_" + q + ".sb.result." + q + ".*",
+		"$JS.API.DIRECT.GET.SB_CONTROL_" + q, "$JS.API.DIRECT.GET.SB_CONTROL_" + q + ".sb.control." + q + ".*.>"}
+}
+
+func hearsResults(q string) []string {
+	return []string{"sb.result." + q + ".>", "sb.dead." + q + ".>", "sb.progress." + q + ".>", "sb.control." + q + ".>"}
+}
+
 func TestPermissions(t *testing.T) {
 	const rules = `
 topics:
@@ -60,9 +85,14 @@ revoked: [gone]
 			[][]string{own("planner"), keysOf("planner", "topic.prices")},
 			[][]string{feeds("planner", "topic.prices"), {"sb.topic.prices", "sb.topic.prices.>"}}},
 		{"enqueuer", "queues: {q: {enqueue: [a], work: [b]}}", "a",
-			[][]string{own("a"), keysOf("a", "queue.q", "result.q")}, [][]string{feeds("a", "queue.q", "result.q")}},
+			[][]string{own("a"), keysOf("a", "queue.q", "result.q"), enqueues("a", "q")},
+			[][]string{feeds("a", "queue.q", "result.q"), hearsResults("q")}},
 		{"worker", "queues: {q: {enqueue: [a], work: [b]}}", "b",
-			[][]string{own("b"), keysOf("b", "queue.q", "result.q")}, [][]string{feeds("b", "queue.q", "result.q")}},
+			[][]string{own("b"), keysOf("b", "queue.q", "result.q"), works("b", "q")},
+			[][]string{feeds("b", "queue.q", "result.q"), {"sb.control.q.>"}}},
+		{"enqueuer of one queue, worker of another", "queues: {q: {enqueue: [a], work: [b]}, r: {enqueue: [b], work: [a]}}", "a",
+			[][]string{own("a"), keysOf("a", "queue.q", "result.q", "queue.r", "result.r"), enqueues("a", "q"), works("a", "r")},
+			[][]string{feeds("a", "queue.q", "result.q", "queue.r", "result.r"), hearsResults("q"), {"sb.control.r.>"}}},
 		{"caller", "services: {s: {call: [a], serve: [b]}}", "a",
 			[][]string{own("a"), keysOf("a", "service.s", "pair.a.b"), {"sb.service.s"}},
 			[][]string{feeds("a", "service.s", "pair.a.b")}},
@@ -148,8 +178,17 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 		}
 		return
 	}
+	asks := slices.Clone(own(agent)[:3])
+	for _, q := range p.Queues() {
+		if p.CanWrite(policy.MustParseChannel("queue/"+q), agent) {
+			asks = append(asks, enqueues(agent, q)...)
+		}
+		if p.CanRead(policy.MustParseChannel("queue/"+q), agent) {
+			asks = append(asks, works(agent, q)...)
+		}
+	}
 	for _, s := range perms.Publish {
-		mayAsk := slices.Contains(own(agent)[:3], s)
+		mayAsk := slices.Contains(asks, s)
 		for what, forbidden := range map[string]string{
 			"asks JetStream":            "$JS.>",
 			"acknowledges":              "$JS.ACK.>",
@@ -157,6 +196,14 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 			"speaks for the system":     "$SYS.>",
 			"writes to the feeds":       "sb.store.>",
 			"writes to default inboxes": "_INBOX.>",
+			"puts in tasks":             "sb.task.>",
+			"delays tasks":              "sb.delay.>",
+			"writes delayed tasks":      "sb.held.>",
+			"makes tasks due":           "sb.due.>",
+			"writes results":            "sb.result.>",
+			"writes dead letters":       "sb.dead.>",
+			"writes progress":           "sb.progress.>",
+			"controls a queue":          "sb.control.>",
 		} {
 			if overlap(s, forbidden) && !mayAsk {
 				t.Errorf("%s %s: %s", agent, what, s)
@@ -178,6 +225,9 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 			"listens to the system":    "$SYS.>",
 			"reads default inboxes":    "_INBOX.>",
 			"reads tasks":              "sb.task.>",
+			"reads delayed tasks":      "sb.delay.>",
+			"reads what is held":       "sb.held.>",
+			"reads what is due":        "sb.due.>",
 		} {
 			if overlap(s, forbidden) {
 				t.Errorf("%s %s: %s", agent, what, s)
@@ -203,7 +253,13 @@ revoked: [gone]
 		"$JS.API.CONSUMER.DURABLE.CREATE.SB_TOPIC_t.x", "$JS.API.CONSUMER.MSG.NEXT.SB_TOPIC_t.x", "$JS.API.DIRECT.GET.SB_TOPIC_t",
 		"$JS.API.DIRECT.GET.KV_SB_POLICY", "$JS.FC.KV_SB_KEYS.x", "$JS.ACK.SB_TOPIC_t.x.1", "$KV.SB_POLICY.current", "$KV.SB_POLICY.other",
 		"$KV.SB_CARDS.bob.01JD3K5Z7QXN9V8M6T4R2P0WBC", "$KV.SB_CARDS.planner", "$KV.SB_KEYS.topic.t.j.bob.x", "$KV.SB_KEYS.topic.t",
-		"$KV.SB_KEYS.pair.a.b.k.planner.x", "$KV.SB_KEYS.topic.other.k.planner.x", "sb.store.policy.current", "sb.topic.other", "sb.task.q.0",
+		"$KV.SB_KEYS.pair.a.b.k.planner.x", "$KV.SB_KEYS.topic.other.k.planner.x", "sb.store.policy.current", "sb.topic.other",
+		"sb.task.q", "sb.task.q.4", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.held.q.planner.x", "sb.due.q.0",
+		"sb.result.other.x", "sb.result.q", "sb.result.q.x.y", "sb.control.q.bob.pause", "sb.control.q.planner", "sb.control.other.planner.pause",
+		"$JS.API.STREAM.MSG.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.task.q.0", "$JS.API.DIRECT.GET.SB_DELAY_q", "$JS.API.STREAM.PURGE.SB_TASK_q",
+		"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p4", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_other.p0", "$JS.API.CONSUMER.INFO.SB_TASK_q.p0", "$JS.API.CONSUMER.CREATE.SB_TASK_q.p0",
+		"$JS.API.CONSUMER.RESET.SB_TASK_q.p0", "$JS.API.CONSUMER.PAUSE.SB_TASK_q.p0", "$JS.API.CONSUMER.DELETE.SB_TASK_q.p0",
+		"$JS.ACK.SB_TASK_other.p0.1.1.1.1.1", "$JS.ACK.SB_TASK_other.p0.SB_TASK_q.1.1.1.1", "$JS.ACK._.x.SB_TASK_other.p0.1.1.1.1.1", "$JS.ACK.SB_TASK_q.p0.1.1.1.1.1.1.1.1",
 	} {
 		if slices.ContainsFunc(perms.Publish, func(allowed string) bool { return overlap(allowed, s) }) {
 			t.Errorf("the agent may publish to %s", s)
@@ -254,6 +310,34 @@ func TestPermissionsAgreeWithMembership(t *testing.T) {
 			}
 			if got, want := allows(perms.Subscribe, policy.ServiceSubject(service)), p.CanRead(ch, agent); got != want {
 				t.Errorf("%s serves %s: %v, want %v", agent, service, got, want)
+			}
+		}
+		for _, queue := range p.Queues() {
+			writes, reads := p.CanWrite(policy.MustParseChannel("queue/"+queue), agent), p.CanRead(policy.MustParseChannel("queue/"+queue), agent)
+			for subject, want := range map[string]bool{
+				policy.TaskSubject(queue, 3):                     writes,
+				policy.DelaySubject(queue, agent, "x"):           writes,
+				policy.TaskPull(queue, 3):                        reads,
+				"$JS.ACK.SB_TASK_" + queue + ".p3.1.2.3.4.5":     reads,
+				policy.ResultSubject(queue, card):                reads,
+				policy.DeadSubject(queue, card):                  reads,
+				policy.ProgressSubject(queue, card):              reads,
+				policy.ControlSubject(queue, agent, "x.y"):       writes || reads,
+				policy.StreamGet(policy.ResultStream(queue), ""): writes || reads,
+			} {
+				if got := allows(perms.Publish, subject); got != want {
+					t.Errorf("%s publishes to %s: %v, want %v", agent, subject, got, want)
+				}
+			}
+			for subject, want := range map[string]bool{
+				policy.ResultSubject(queue, card):            writes,
+				policy.DeadSubject(queue, card):              writes,
+				policy.ProgressSubject(queue, card):          writes,
+				policy.ControlSubject(queue, "other", "x.y"): writes || reads,
+			} {
+				if got := allows(perms.Subscribe, subject); got != want {
+					t.Errorf("%s hears %s: %v, want %v", agent, subject, got, want)
+				}
 			}
 		}
 		for _, peer := range names {

@@ -59,7 +59,7 @@ func parseFlags(args []string, list []trial, full, quick pace) (o options, err e
 		if err != nil {
 			return o, err
 		}
-		o.pace.sizes, o.pace.loneSizes, o.pace.fanoutSizes, o.pace.channelSizes = list, list, list, list
+		o.pace.sizes, o.pace.loneSizes, o.pace.fanoutSizes, o.pace.channelSizes, o.pace.taskSizes = list, list, list, list, list
 	}
 	return o, checkPattern(o.pattern, list)
 }

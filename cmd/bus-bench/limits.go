@@ -10,9 +10,12 @@ const (
 	maxOnAllWays  = 1 << 16 // deliveries to all of the subscribers together
 	maxAllBytes   = 64 << 20
 
-	// What plain JetStream has unacknowledged at most, which is as quick as it gets.
+	// What plain JetStream has unacknowledged at most, in messages, and in bytes maxOnWayBytes. More is not quicker.
 	maxUnacknowledged = 1024
 	maxKeptBytes      = 64 << 20 // written in one round of a side
+
+	taskBatch = 1000 // tasks that are stored together
+	fewTasks  = 64   // of a run, at least
 
 	minSize    = 1
 	maxRounds  = 99
@@ -34,22 +37,22 @@ type pace struct {
 	rounds      int
 	round, warm time.Duration // of one side
 
-	sizes, loneSizes, fanoutSizes, channelSizes []int
+	sizes, loneSizes, fanoutSizes, channelSizes, taskSizes []int
 
 	inFlight, subscribers, channels, members []int
 
-	fewer bool // points where they say little that is new
+	fewer bool // requests at once of the smallest size alone
 }
 
 var (
 	fullPace = pace{
 		rounds: 5, round: 400 * time.Millisecond, warm: 150 * time.Millisecond,
-		sizes: allSizes, loneSizes: allSizes, fanoutSizes: allSizes[:2], channelSizes: allSizes[:1],
+		sizes: allSizes, loneSizes: allSizes, fanoutSizes: allSizes[:2], channelSizes: allSizes[:1], taskSizes: allSizes[:2],
 		inFlight: []int{1, 8, 64}, subscribers: []int{1, 10, 100}, channels: []int{1, 10, 100}, members: []int{10, 100},
 	}
 	quickPace = pace{
 		rounds: 3, round: 70 * time.Millisecond, warm: 20 * time.Millisecond,
-		sizes: allSizes, loneSizes: allSizes[:2], fanoutSizes: allSizes[:1], channelSizes: allSizes[:1],
+		sizes: allSizes, loneSizes: allSizes[:2], fanoutSizes: allSizes[:1], channelSizes: allSizes[:1], taskSizes: allSizes[:1],
 		inFlight: []int{1, 8, 64}, subscribers: []int{10}, channels: []int{10, 100}, members: []int{10}, fewer: true,
 	}
 	allSizes = []int{128, 1 << 10, 16 << 10, 256 << 10}

@@ -27,6 +27,7 @@ type single struct {
 	ends
 	publish func(ctx context.Context) error
 	entered chan time.Time
+	settled func(ctx context.Context) error // waits until nothing more comes of it; may be nil
 	faults  *faults
 }
 
@@ -51,9 +52,21 @@ func (s *single) run(ctx context.Context, d time.Duration) (outcome, error) {
 		case <-timeout.C:
 			return o, fmt.Errorf("after %d messages one was lost", len(o.each))
 		}
+		if err := s.settle(ctx); err != nil {
+			return o, err
+		}
 	}
 	o.count = len(o.each)
 	return o, s.faults.first()
+}
+
+func (s *single) settle(ctx context.Context) error {
+	if s.settled == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, stall)
+	defer cancel()
+	return s.settled(ctx)
 }
 
 func plainLone(st *stage, size int) (*single, error) {

@@ -18,7 +18,7 @@ import (
 // tiny is enough to see that everything runs. It says nothing about speed.
 var tiny = pace{
 	rounds: 1, round: 5 * time.Millisecond, warm: time.Millisecond,
-	sizes: []int{128, 20 << 10}, loneSizes: []int{128}, fanoutSizes: []int{128}, channelSizes: []int{128},
+	sizes: []int{128, 20 << 10}, loneSizes: []int{128}, fanoutSizes: []int{128}, channelSizes: []int{128}, taskSizes: []int{128},
 	inFlight: []int{1, 8}, subscribers: []int{3}, channels: []int{3}, members: []int{3},
 }
 
@@ -77,6 +77,8 @@ func TestEverything(t *testing.T) {
 		"request/p50, 20 KiB 1 in flight", "request/p99, 20 KiB 1 in flight", "request/p50, 20 KiB 8 in flight", "request/p99, 20 KiB 8 in flight",
 		"lone/unsigned, 128 B", "lone/signed, 128 B", "fanout/unsigned, 128 B 3 readers", "fanout/signed, 128 B 3 readers",
 		"channels/unsigned, 128 B 3 channels", "channels/signed, 128 B 3 channels", "members/rotate, 3 members", "members/stored, 3 members",
+		"task/enqueue, 128 B 8 in flight", "task/enqueue/one, 128 B 8 in flight", "task/batch, 128 B", "task/work, 128 B 8 in flight",
+		"task/round/p50, 128 B", "task/round/p99, 128 B", "task/idle, 128 B",
 	}
 	if got := points(r); !slices.Equal(got, want) {
 		t.Errorf("rows: %q\nwant: %q", got, want)
@@ -109,7 +111,7 @@ func checkRow(t *testing.T, r row) {
 	if _, ok := cpuTime(); ok != (r.CPU != nil) {
 		t.Errorf("CPU time of %s: %+v", r.Case, r.CPU)
 	}
-	if lone := strings.HasPrefix(r.Case, "lone/"); lone != (r.Difference != nil) {
+	if lone := strings.HasPrefix(r.Case, "lone/") || r.Case == "task/idle"; lone != (r.Difference != nil) {
 		t.Errorf("difference of %s: %v", r.Case, r.Difference)
 	}
 }

@@ -87,11 +87,7 @@ func rotations(ctx context.Context, st *stage, at point, p pace, progress func(s
 
 // gather connects everybody and waits until all have the topic's first key.
 func (c *crew) gather(ctx context.Context, n int, progress func(string)) (err error) {
-	src, err := c.stage.ca.BrokerSource(node, certLife)
-	if err != nil {
-		return err
-	}
-	if c.admin, err = c.stage.connect("operator", src, nats.UserInfo(broker.AccountStore, "")); err != nil {
+	if c.admin, err = c.stage.account(); err != nil {
 		return err
 	}
 	if c.js, err = jetstream.New(c.admin); err != nil {

@@ -21,6 +21,12 @@ var trials = []trial{
 	channels("channels/unsigned", false),
 	channels("channels/signed", true),
 	members("members"),
+	enqueue("task/enqueue", 8),
+	enqueue("task/enqueue/one", 1),
+	batches("task/batch"),
+	work("task/work"),
+	round("task/round"),
+	idle("task/idle"),
 }
 
 // trial is one comparison, at one or more points.

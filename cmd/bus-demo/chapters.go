@@ -25,6 +25,7 @@ var chapters = []chapter{
 	{"forge", "The adversary takes over a reader, and speaks in another's name", forge},
 	{"rules", "The adversary makes rules of its own", rules},
 	{"door", "Strangers at the door", door},
+	{"tasks", "Tasks: one of three workers is killed, one task is dead and revived", tasks},
 	{"disk", "The adversary takes the disk", disk},
 }
 

@@ -12,6 +12,9 @@ const (
 	window    = 16 // bytes of the fragments that are searched for, at every offset of the text
 	shortLine = 8  // a line shorter than window is searched for whole; below this it would prove nothing
 
+	fewTasks   = 24                     // a text of fewer messages is cut into about as many tasks
+	shortLease = 200 * time.Millisecond // on a task, once its worker is known to be dead
+
 	certLife = time.Hour
 	startup  = 30 * time.Second // for broker and agents to come up
 	patience = 30 * time.Second // for one chapter

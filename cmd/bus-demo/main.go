@@ -25,9 +25,9 @@ const (
 
 const usage = `Usage: bus-demo [flags]
 
-Starts a broker and a few agents in this process, on loopback, with certificates made for this run;
-sends a text through them, encrypted from agent to agent; then attacks it all with everything that
-the owner of the broker has.
+Starts a broker and a few agents in this process, and one more as a process that will be killed, on
+loopback, with certificates made for this run; sends a text through them, encrypted from agent to
+agent; then attacks it all with everything that the owner of the broker has.
 
 Flags:
   --input PATH   the text: a file, or a directory whose text files are read in order (at most 1 MiB
@@ -46,7 +46,12 @@ NO_COLOR and TERM=dumb switch colours off; they are on only on a terminal.
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
-	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	var status int
+	if os.Getenv(hiredVar) != "" {
+		status = hiredMain(ctx)
+	} else {
+		status = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	}
 	stop()
 	os.Exit(status)
 }

@@ -16,6 +16,14 @@ import (
 	"github.com/sealbus/sealbus/policy"
 )
 
+// TestMain lets the chapter of tasks start this program once more, as a worker.
+func TestMain(m *testing.M) {
+	if os.Getenv(hiredVar) != "" {
+		os.Exit(hiredMain(context.Background()))
+	}
+	os.Exit(m.Run())
+}
+
 // told is what a run of the program left behind.
 type told struct {
 	status      int
@@ -78,7 +86,7 @@ func TestPlain(t *testing.T) {
 	if got.status != exitHeld || got.stderr != "" {
 		t.Errorf("status %d, on standard error %q", got.status, got.stderr)
 	}
-	for _, want := range append(strings.SplitAfter(rulesText, "\n"), "Report from the north meadow", "All 10 chapters held.") {
+	for _, want := range append(strings.SplitAfter(rulesText, "\n"), "Report from the north meadow", "All 11 chapters held.") {
 		if !strings.Contains(got.out, strings.TrimSpace(want)) {
 			t.Errorf("no %q in the output", want)
 		}
@@ -232,6 +240,9 @@ func TestBrokenChapter(t *testing.T) {
 // TestLeak has somebody let the text out, and wants the chapters that look for it to see that.
 func TestLeak(t *testing.T) {
 	leaks := map[string]func(s *scene, text string) error{
+		"tasks": func(s *scene, text string) error {
+			return s.enemy.store.nc.Publish("sb.result.pages.leak", []byte(text))
+		},
 		"listen": func(s *scene, text string) error { return s.enemy.agents.nc.Publish("leak", []byte(text)) },
 		"disk": func(s *scene, text string) error {
 			return os.WriteFile(filepath.Join(s.store, "core"), []byte("..."+text+"..."), 0o600)
@@ -243,10 +254,14 @@ func TestLeak(t *testing.T) {
 				text := s.text.pieces[3]
 				s.fact(true, "lets some words out")
 				return leak(s, text[40:40+window])
-			}}, chapters[4], chapters[9]}
+			}}, chapters[4], chapters[9], chapters[10]}
+			want := name
+			if name == "tasks" { // it is in the account that listen searches, and in a stream that is on the disk
+				want = "listen tasks disk"
+			}
 			r := parse(t, play(t, list, "--json").out)
-			if got := strings.Join(r.failed(), " "); got != name {
-				t.Errorf("failed: %q, want %q: %+v", got, name, r)
+			if got := strings.Join(r.failed(), " "); got != want {
+				t.Errorf("failed: %q, want %q: %+v", got, want, r)
 			}
 		})
 	}
@@ -311,6 +326,31 @@ func TestPieces(t *testing.T) {
 				t.Errorf("a message of %d bytes, valid %v", len(p), utf8.ValidString(p))
 			}
 		}
+	}
+}
+
+func TestCutTasks(t *testing.T) {
+	for _, list := range [][]string{{"one"}, {"a\nb\nc", "d", "e\nf"}, pieces(builtIn), pieces(strings.Repeat("A paragraph.\nOf two lines.\n\n", 1000))} {
+		got := cutTasks(list)
+		if strings.Join(got, "") != strings.Join(list, "") || len(got) < len(list) || len(got) > max(len(list), 2*fewTasks) {
+			t.Errorf("%d messages make %d tasks", len(list), len(got))
+		}
+	}
+}
+
+// TestTasks counts what became of the tasks.
+func TestTasks(t *testing.T) {
+	list := []chapter{chapters[9]}
+	r := parse(t, play(t, list, "--json").out)
+	mustHold(t, r, list)
+	f := r.Chapters[0].Figures
+	n := float64(len(cutTasks(pieces(builtIn))))
+	by, _ := f["worked_by"].(map[string]any)
+	one, _ := by["writer-1"].(float64)
+	two, _ := by["writer-2"].(float64)
+	again, _ := f["handed_out_again"].(float64)
+	if f["tasks"] != n || f["results_right"] != n || one+two != n || again < 1 || f["dead_letters"] != 1.0 || f["revived"] != 1.0 {
+		t.Errorf("%v", f)
 	}
 }
 

@@ -35,6 +35,8 @@ topics:
   scratch:  {publish: [scout], subscribe: [planner, critic], signed: false}
 services:
   summarise: {call: [planner], serve: ["writer-*"]}
+queues:
+  pages: {enqueue: [planner], work: ["writer-*"]}
 direct:
   - {from: [planner], to: [critic]}
 `

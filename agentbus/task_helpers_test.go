@@ -1,0 +1,56 @@
+package agentbus_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sealbus/sealbus/agentbus"
+	"github.com/sealbus/sealbus/internal/bustest"
+	"github.com/sealbus/sealbus/internal/envelope"
+	"github.com/sealbus/sealbus/policy"
+)
+
+// storedTask returns what the log of the queue work holds at a place.
+func storedTask(t testing.TB, w *bustest.World, js jetstream.JetStream, seq uint64) *jetstream.RawStreamMsg {
+	t.Helper()
+	s, err := js.Stream(w.Ctx(), policy.TaskStream("work"))
+	bustest.Check(t, err)
+	m, err := s.GetMsg(w.Ctx(), seq)
+	bustest.Check(t, err)
+	return m
+}
+
+// taskFrame returns a frame from the log, taken apart.
+func taskFrame(t testing.TB, w *bustest.World, js jetstream.JetStream, seq uint64) *envelope.Frame {
+	t.Helper()
+	f := new(envelope.Frame)
+	bustest.Check(t, envelope.Parse(bytes.Clone(storedTask(t, w, js, seq).Data), f))
+	return f
+}
+
+func encoded(t testing.TB, f *envelope.Frame) []byte {
+	t.Helper()
+	out, err := envelope.AppendFrame(nil, f)
+	bustest.Check(t, err)
+	return out
+}
+
+// waits has a wait for a task's result begin, and returns when it has asked the broker. What comes of it is the payload
+// or the error's text.
+func waits(t testing.TB, w *bustest.World, b *agentbus.Bus, h *agentbus.TaskHandle) <-chan string {
+	t.Helper()
+	before, got := b.Conn().NumSubscriptions(), make(chan string, 1)
+	go func() {
+		m, err := h.Result(w.Ctx())
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		got <- string(m.Payload)
+	}()
+	eventually(t, "the wait for a result", func() bool { return b.Conn().NumSubscriptions() > before })
+	bustest.Check(t, b.Flush(w.Ctx()))
+	return got
+}

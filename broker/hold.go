@@ -1,0 +1,183 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sealbus/sealbus/policy"
+)
+
+// HoldTasks answers agents who want a task held back, until ctx ends; it then
+// returns nil. An embedded node does this by itself. An operator runs it against
+// an external cluster, with js connected to the account that holds the streams;
+// where it does not run, delayed tasks are refused, and those that wait are not
+// concerned. Any number may run at a time.
+//
+// An agent asks by a request to policy.DelaySubject with the task as body and two
+// headers: "Nats-Schedule" is "@at " and a time as in RFC 3339, "Nats-Schedule-Target"
+// is the policy.DueSubject of a priority. The answer is JetStream's; the task is
+// then on disk. It goes into the log at that time or within a quarter of a second
+// after it, at once when the time is past. The same id again replaces what is
+// still held. A request with neither headers nor body removes it; the answer's
+// field "purged" is 1, or 0 where nothing was held under that id.
+func HoldTasks(ctx context.Context, js jetstream.JetStream, p *policy.Policy) error {
+	h, err := hold(js, p, slog.Default())
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	h.stop()
+	return nil
+}
+
+// Headers of a stream with schedules.
+const (
+	headerSchedule = "Nats-Schedule"
+	headerTarget   = "Nats-Schedule-Target"
+
+	scheduleAt = "@at "
+)
+
+// holder writes to the streams of delayed tasks in the agents' place, and lets
+// none of their headers through.
+type holder struct {
+	js     jetstream.JetStream
+	policy *policy.Policy
+	log    *slog.Logger
+	sub    *nats.Subscription
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	busy   chan struct{} // a place for each request that is being answered
+	once   sync.Once
+}
+
+// hold starts to answer. It returns once the server knows.
+func hold(js jetstream.JetStream, p *policy.Policy, log *slog.Logger) (*holder, error) {
+	h := &holder{js: js, policy: p, log: log, busy: make(chan struct{}, maxHolding)}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	var err error
+	if h.sub, err = js.Conn().QueueSubscribe(policy.DelaySubject("*", "*", "*"), "hold", h.take); err == nil {
+		err = js.Conn().FlushTimeout(apiTimeout)
+	}
+	if err != nil {
+		h.cancel()
+		return nil, fmt.Errorf("%w: hold tasks back: %w", ErrServer, err)
+	}
+	return h, nil
+}
+
+// stop ends it and waits for the requests that are being answered.
+func (h *holder) stop() {
+	h.once.Do(func() {
+		_ = h.sub.Unsubscribe()
+		h.cancel()
+		for range cap(h.busy) {
+			h.busy <- struct{}{}
+		}
+	})
+}
+
+// take answers in its own time, because every write waits for the disk.
+func (h *holder) take(m *nats.Msg) {
+	select {
+	case h.busy <- struct{}{}:
+	case <-h.ctx.Done():
+		return
+	}
+	go func() {
+		defer func() { <-h.busy }()
+		answer, err := h.answer(m)
+		if err != nil {
+			h.log.Debug("delayed task refused", "subject", m.Subject, "reason", err)
+			answer = refusal(err)
+		}
+		_ = m.Respond(answer)
+	}()
+}
+
+func (h *holder) answer(m *nats.Msg) ([]byte, error) {
+	queue, agent, id, ok := policy.CutDelaySubject(m.Subject)
+	if !ok {
+		return nil, errors.New("no such subject")
+	}
+	// The server has checked this too; an external one may be told otherwise.
+	ch, err := h.policy.QueueChannel(queue)
+	if err != nil {
+		return nil, err
+	}
+	if !h.policy.CanWrite(ch, agent) {
+		return nil, fmt.Errorf("%s may not put tasks into queue %s", agent, queue)
+	}
+	ctx, cancel := context.WithTimeout(h.ctx, apiTimeout)
+	defer cancel()
+	held := policy.HeldSubject(queue, agent, id)
+	schedule, target := m.Header.Get(headerSchedule), m.Header.Get(headerTarget)
+	if schedule == "" && target == "" && len(m.Data) == 0 {
+		return purge(ctx, h.js, policy.DelayStream(queue), purgeRequest{Subject: held})
+	}
+	at, err := parseSchedule(schedule, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if !isDue(queue, target) {
+		return nil, fmt.Errorf("the target %.80q is no priority of queue %s", target, queue)
+	}
+	next := &nats.Msg{Subject: held, Data: m.Data, Header: nats.Header{
+		headerSchedule: {scheduleAt + at.UTC().Format(time.RFC3339Nano)},
+		headerTarget:   {target},
+	}}
+	reply, err := h.js.Conn().RequestMsgWithContext(ctx, next)
+	if err != nil {
+		return nil, err
+	}
+	return reply.Data, nil
+}
+
+// parseSchedule reads a single time. What repeats is refused: it would put the
+// same bytes into the queue again, which is a replay.
+func parseSchedule(s string, now time.Time) (time.Time, error) {
+	text, ok := strings.CutPrefix(s, scheduleAt)
+	if !ok {
+		return time.Time{}, fmt.Errorf("the schedule %.80q is not %q and a time", s, scheduleAt)
+	}
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("the schedule %.80q has no time as in RFC 3339", s)
+	}
+	if at.After(now.Add(policy.MaxDelay)) {
+		return time.Time{}, fmt.Errorf("%s is more than %v ahead", at.Format(time.RFC3339), policy.MaxDelay)
+	}
+	return at, nil
+}
+
+func isDue(queue, target string) bool {
+	for priority := range policy.Priorities {
+		if target == policy.DueSubject(queue, priority) {
+			return true
+		}
+	}
+	return false
+}
+
+// refusal is an error in JetStream's form.
+func refusal(err error) []byte {
+	var answer struct {
+		Error jetstream.APIError `json:"error"`
+	}
+	answer.Error = jetstream.APIError{Code: 400, ErrorCode: errCodeSchedule, Description: err.Error()}
+	raw, _ := json.Marshal(answer)
+	return raw
+}
+
+// errCodeSchedule is what a stream answers to a schedule that it cannot read.
+const errCodeSchedule = 10189
