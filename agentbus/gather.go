@@ -289,11 +289,10 @@ func (b *Bus) unsent(ch policy.Channel, bt *batch, err error) {
 
 // ship seals a batch and hands it to the broker.
 func (l *lane) ship(bt *batch) error {
-	settings, err := l.seal(bt)
-	if err != nil {
+	if err := l.seal(bt); err != nil {
 		return err
 	}
-	if settings.Retain > 0 {
+	if isCommitted(bt.parcels[0].Frame) { // what the policy said when they were sealed
 		return l.store(bt)
 	}
 	for _, p := range bt.parcels {
@@ -306,15 +305,15 @@ func (l *lane) ship(bt *batch) error {
 
 // seal seals the frames of a batch. It waits for a key where there is none, when a policy has just taken the channel
 // from somebody.
-func (l *lane) seal(bt *batch) (settings policy.Settings, err error) {
+func (l *lane) seal(bt *batch) (err error) {
 	for _, p := range bt.parcels {
 		bt.bundles = append(bt.bundles, &p.Bundle)
 	}
 	for {
-		settings, _ = l.bus.ring.Policy().Settings(l.ch)
+		settings, _ := l.bus.ring.Policy().Settings(l.ch)
 		// Nothing older than receivers would take it for: a frame does not tell for how long it has waited here.
 		if settings.Retain == 0 && time.Since(bt.since) > settings.MaxAge {
-			return settings, fmt.Errorf("%w: %d messages to %s have waited for longer than its max_age", ErrDisconnected, bt.count, l.ch)
+			return fmt.Errorf("%w: %d messages to %s have waited for longer than its max_age", ErrDisconnected, bt.count, l.ch)
 		}
 		if err = l.sender.SealBundles(bt.bundles); errors.Is(err, keyring.ErrNoKey) {
 			err = l.awaitKey()
@@ -322,7 +321,7 @@ func (l *lane) seal(bt *batch) (settings policy.Settings, err error) {
 				continue
 			}
 		}
-		return settings, l.bus.gatheredError(err)
+		return l.bus.gatheredError(err)
 	}
 }
 

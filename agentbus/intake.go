@@ -97,6 +97,7 @@ func (in *intake) takeAll(spare []arrival) []arrival {
 			}
 		}
 	}
+	in.opening.release()
 	return batch
 }
 

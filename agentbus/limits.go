@@ -29,6 +29,7 @@ const (
 
 	openFrames    = 64       // frames unsealed together
 	openWork      = 1 << 20  // and what that costs, in bytes of a seal
+	keptSlots     = 4        // frames whose memory is kept until the next come
 	openAlone     = 32 << 10 // below which it is done by one goroutine
 	signatureWork = 48 << 10 // what a signature costs
 

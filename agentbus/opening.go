@@ -87,8 +87,17 @@ func chunk(waiting []arrival) (n, work int) {
 	return n, work
 }
 
-// isSigned reads a frame's flag, before anything else is known of it: all that hangs on it is who does the work.
-func isSigned(frame []byte) bool { return len(frame) > 1 && frame[1]&envelope.FlagSigned != 0 }
+// isSigned and isCommitted read a frame's flags. Of one that has just come nothing is known to be true: all that
+// hangs on it is who does the work.
+func isSigned(frame []byte) bool    { return len(frame) > 1 && frame[1]&envelope.FlagSigned != 0 }
+func isCommitted(frame []byte) bool { return len(frame) > 1 && frame[1]&envelope.FlagCommitted != 0 }
+
+// release lets go of the frames that were opened last, but for a few.
+func (p *opening) release() {
+	if len(p.slots) > keptSlots {
+		clear(p.slots[keptSlots:])
+	}
+}
 
 // help has at most n goroutines that are idle take part.
 func (o *openers) help(p *opening, n int) {
