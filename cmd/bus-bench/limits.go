@@ -10,7 +10,7 @@ const (
 	maxOnAllWays  = 1 << 16 // deliveries to all of the subscribers together
 	maxAllBytes   = 64 << 20
 
-	// What plain JetStream has unacknowledged at most, which is as quick as it gets.
+	// What plain JetStream has unacknowledged at most, in messages, and in bytes maxOnWayBytes. More is not quicker.
 	maxUnacknowledged = 1024
 	maxKeptBytes      = 64 << 20 // written in one round of a side
 
@@ -38,7 +38,7 @@ type pace struct {
 
 	inFlight, subscribers, channels, members []int
 
-	fewer bool // points where they say little that is new
+	fewer bool // requests at once of the smallest size alone
 }
 
 var (

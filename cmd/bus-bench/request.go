@@ -64,7 +64,12 @@ func (a *asker) run(ctx context.Context, d time.Duration) (outcome, error) {
 		o.each = append(o.each, list...)
 	}
 	o.count = len(o.each)
-	return o, errors.Join(errors.Join(errs...), a.faults.first())
+	for _, err := range errs {
+		if err != nil {
+			return o, errors.Join(err, a.faults.first()) // the others' are the same
+		}
+	}
+	return o, a.faults.first()
 }
 
 func (a *asker) loop(ctx context.Context, until time.Time) (each []time.Duration, err error) {
@@ -141,5 +146,7 @@ func sealedAsker(ctx context.Context, st *stage, at point) (*asker, error) {
 		}
 		return len(m.Payload), nil
 	}
-	return a, nil
+	// So that not all of the first requests have to wait for the key at once: there is little room for that.
+	_, err = a.ask(ctx)
+	return a, err
 }
