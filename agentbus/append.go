@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -34,7 +35,27 @@ func (s *store) append(ctx context.Context, stream string, entries []entry) erro
 	}
 }
 
+// appendOnce fails with errLost where the connection was lost and is back: nats.go goes on waiting then for an
+// acknowledgement that may have been lost with it.
 func (s *store) appendOnce(ctx context.Context, stream string, entries []entry) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	regained := s.wire.regained.next()
+	go func() {
+		select {
+		case <-regained:
+			cancel(errLost)
+		case <-ctx.Done():
+		}
+	}()
+	err := s.hand(ctx, stream, entries)
+	if err != nil && errors.Is(context.Cause(ctx), errLost) {
+		return errLost
+	}
+	return err
+}
+
+func (s *store) hand(ctx context.Context, stream string, entries []entry) error {
 	l, done := s.wire.use()
 	defer done()
 	if len(entries) == 1 {
@@ -69,7 +90,8 @@ func isPassing(err error) bool {
 	if code := jetStreamCode(err); code == codeIncompleteBatch || code == codeTooManyBatches {
 		return true
 	}
-	return errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrNoResponders) ||
+	var broken *net.OpError // what the socket says when it breaks under a write
+	return errors.As(err, &broken) || errors.Is(err, errLost) || errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrNoResponders) ||
 		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, jetstream.ErrNoStreamResponse)
 }
 

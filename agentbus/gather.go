@@ -27,6 +27,7 @@ type lane struct {
 	under  *batch // being sealed and sent; nil if the goroutine waits
 	spare  *batch
 	room   chan struct{} // closed when next is taken; nil if nobody waits for that
+	ended  bool          // nobody sends any more
 	stuck  bool          // there is no connection, and what may wait for one does already
 	wakeUp chan struct{}
 }
@@ -103,7 +104,7 @@ type item struct {
 // add takes a message in. It blocks only while the lane is full; the payload is copied.
 func (l *lane) add(ctx context.Context, it *item) (*Publication, error) {
 	l.mu.Lock()
-	for !l.next.fits(it.message.Size(it.committed)) {
+	for !l.ended && !l.next.fits(it.message.Size(it.committed)) {
 		if l.stuck {
 			l.mu.Unlock()
 			return nil, fmt.Errorf("%w: %d bytes wait to be sent already", ErrDisconnected, reconnectBuffer)
@@ -113,6 +114,9 @@ func (l *lane) add(ctx context.Context, it *item) (*Publication, error) {
 		}
 	}
 	defer l.mu.Unlock()
+	if l.ended {
+		return nil, ErrClosed
+	}
 	if err := l.next.add(it); err != nil {
 		return nil, err
 	}
@@ -233,14 +237,23 @@ func (l *lane) run() {
 		select {
 		case <-l.wakeUp:
 		case <-l.bus.gathered.Done():
-			l.take()
-			l.finish(ErrClosed)
+			l.end()
 			return
 		}
 		for l.take() {
 			l.finish(l.ship(l.under))
 		}
 	}
+}
+
+// end refuses what is left, and what comes after.
+func (l *lane) end() {
+	l.mu.Lock()
+	l.ended = true
+	l.roomy()
+	l.mu.Unlock()
+	l.take()
+	l.finish(ErrClosed)
 }
 
 // take makes what has gathered the batch to be sent. It reports whether there is anything.

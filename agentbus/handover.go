@@ -36,7 +36,7 @@ func (h *handover) flushed(count, before, now uint64) bool {
 	lost := h.lost || h.open && h.first < now
 	h.lost = false
 	if h.open = h.count > count; h.open {
-		h.first = before // or later, but that is not known
+		h.first = max(h.first, before) // or later, but that is not known
 	}
 	return lost
 }

@@ -27,6 +27,7 @@ type wire struct {
 
 	handover handover // of live frames
 	restored signal   // there is a connection again
+	regained signal   // after a loss: what waits for an answer may wait in vain
 
 	mu     sync.RWMutex // held for writing while connections change places
 	link   *link
@@ -44,6 +45,21 @@ type link struct {
 
 // generation counts the connections that there have been.
 func (l *link) generation() uint64 { return l.base + l.nc.Stats().Reconnects }
+
+// carrier returns the generation that has to carry what is handed over now: this one, or where there is no connection
+// the next.
+func (l *link) carrier() uint64 {
+	for {
+		now := l.generation()
+		carrier := now
+		if !l.nc.IsConnected() {
+			carrier++
+		}
+		if l.generation() == now { // else it came back in between
+			return carrier
+		}
+	}
+}
 
 // route is one subscription of the bus, over whichever connection there is. What arrives goes to the inlet,
 // or to fn, which must not block and to which it does not matter if something comes twice.
@@ -161,12 +177,8 @@ func (w *wire) publish(m *nats.Msg) error {
 func (w *wire) publishLive(subject string, frame []byte) error {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	nc := w.link.nc
-	carrier := w.link.generation()
-	if !nc.IsConnected() {
-		carrier++ // it waits for the next connection
-	}
-	if err := nc.Publish(subject, frame); err != nil {
+	carrier := w.link.carrier()
+	if err := w.link.nc.Publish(subject, frame); err != nil {
 		return err
 	}
 	w.handover.handed(carrier)
@@ -294,6 +306,9 @@ func (w *wire) confirm(ctx context.Context) error {
 	defer done()
 	count, before := w.handover.begin(), l.generation()
 	if err := l.flush(ctx); err != nil {
+		if errors.Is(err, errLost) { // told now, and not again
+			w.handover.flushed(count, before, before)
+		}
 		return err
 	}
 	if w.handover.flushed(count, before, l.generation()) {
@@ -455,6 +470,7 @@ func (b *Bus) natsOptions() []nats.Option {
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			b.counts.reconnects.Add(1)
 			b.wire.restored.fire()
+			b.wire.regained.fire()
 			b.log.Info("connected again", "broker", nc.ConnectedUrl())
 			b.refreshSoon()
 		}),
