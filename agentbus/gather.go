@@ -297,7 +297,7 @@ func (l *lane) out(bt *batch) error {
 
 // publish hands over what goes to a topic.
 func (l *lane) publish(bt *batch) error {
-	if settings, _ := l.bus.ring.Policy().Settings(l.ch); settings.Retain > 0 {
+	if isCommitted(bt.parcels[0].Frame) { // what the policy said when they were sealed
 		return l.store(bt, policy.TopicStream(l.ch.Name()))
 	}
 	for _, p := range bt.parcels {

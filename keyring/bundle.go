@@ -47,7 +47,7 @@ func (s *Sender) Seal(dst []byte, d *Draft) ([]byte, ulid.ULID, error) {
 	w := sealings.Get().(*sealing)
 	defer w.release()
 	b := &w.own
-	b.Frame = dst
+	w.alone[0], b.Frame = b, dst
 	if err := b.take(d, settings); err != nil {
 		return dst, ulid.ULID{}, err
 	}
@@ -137,15 +137,11 @@ type sealing struct {
 	leaves                  [][envelope.HashSize]byte
 	tree                    envelope.Tree
 
-	own   Bundle // for a draft
+	own   Bundle // of a draft
 	alone [1]*Bundle
 }
 
-var sealings = sync.Pool{New: func() any {
-	w := new(sealing)
-	w.alone[0] = &w.own
-	return w
-}}
+var sealings = sync.Pool{New: func() any { return new(sealing) }}
 
 func (w *sealing) release() {
 	w.own.Messages.Reset(false) // plaintext does not stay behind in a pool

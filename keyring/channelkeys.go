@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 
@@ -15,6 +16,7 @@ import (
 type wrapEntry struct {
 	unverified *identity.Unverified
 	wrap       *wrap
+	came       time.Time
 }
 
 // applyKey takes in a key statement: signed by a valid card of an agent that may make keys here, and found
@@ -121,12 +123,12 @@ func (c *channel) applyWrap(ctx context.Context, e policy.Entry, raw []byte) err
 	}
 	name := keyName{w.key, w.commitment}
 	if s := c.statements[name]; s != nil {
-		return c.accept(ctx, s, wrapEntry{u, w})
+		return c.accept(ctx, s, wrapEntry{unverified: u, wrap: w})
 	}
 	if from := w.wrapper.Name(); !c.canRead(from) && !c.canWrite(from) {
 		return fmt.Errorf("keyring: wrap made by %s, who has no part in %s", from, c.name)
 	}
-	return c.wait(name, e.Key(), wrapEntry{u, w})
+	return c.wait(name, e.Key(), wrapEntry{u, w, c.ring.now()})
 }
 
 // forgetStatement makes room for one more statement of a creator: its oldest that no key is held for goes.

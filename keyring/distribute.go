@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -111,13 +112,36 @@ func (c *channel) judge() {
 // turn says how long to leave a newcomer to others: the readers of a channel order themselves by a hash
 // that is different for every newcomer, the first answers at once, the next a moment later if it still has to.
 func (c *channel) turn(newcomer string) time.Duration {
-	mine, before := rendezvous(newcomer, c.att.own.card.String()), 0
+	return time.Duration(min(c.rank(newcomer), joinRanks)) * joinStep
+}
+
+// makeTurn is turn for making a key. That takes until it is wrapped for everybody, and a second one is wrapped for
+// everybody too: so each leaves the ones before it as long as that may take.
+func (c *channel) makeTurn(what string) time.Duration {
+	return min(time.Duration(c.rank(what))*c.makeStep(), maxPatience)
+}
+
+func (c *channel) makeStep() time.Duration {
+	return joinStep + time.Duration(len(c.joins))*patiencePerJoin
+}
+
+// making is what the readers order themselves by when a key is to be made: the key that is to be replaced.
+func (c *channel) making() string {
+	if cur := c.current.Load(); cur != nil {
+		return cur.statement.created.String()
+	}
+	return c.name
+}
+
+// rank counts the readers that come before this one.
+func (c *channel) rank(newcomer string) (before int) {
+	mine := rendezvous(newcomer, c.att.own.card.String())
 	for _, j := range c.joins {
 		if j.card != newcomer && c.canRead(j.name) && rendezvous(newcomer, j.card) < mine {
 			before++
 		}
 	}
-	return time.Duration(min(before, joinRanks)) * joinStep
+	return before
 }
 
 func rendezvous(newcomer, card string) uint64 {
@@ -140,12 +164,44 @@ func (c *channel) plan(ctx context.Context) {
 	case c.isReader():
 		c.makeAt = time.Time{}
 		// The readers take turns again, so that one of them makes the next key.
-		c.rotateAt = cur.statement.due.Add(c.turn(cur.statement.created.String()))
+		c.rotateAt = cur.statement.due.Add(c.makeTurn(c.making()))
 	default:
 		c.makeAt = time.Time{}
 	}
+	if until := c.promised(); c.isReader() && !until.IsZero() {
+		for _, at := range [...]*time.Time{&c.makeAt, &c.rotateAt} {
+			if !at.IsZero() && at.Before(until) {
+				*at = until
+			}
+		}
+	}
 	c.planAsking(cur)
 	c.planSeeking()
+}
+
+// promised says how long to leave it to somebody else who is making a key at this moment: a wrap of it is here, and its
+// statement, which is published when all have theirs, is not. Whoever hands out wraps of nothing delays others by no more
+// than maxPatience.
+func (c *channel) promised() (until time.Time) {
+	now := c.ring.now()
+	var first time.Time
+	for _, wraps := range c.waiting {
+		for _, e := range wraps {
+			if now.Sub(e.came) > maxPatience || !c.canRead(e.wrap.wrapper.Name()) {
+				continue
+			}
+			if first.IsZero() || e.came.Before(first) {
+				first = e.came
+			}
+			if t := e.came.Add(askPatience + c.makeStep()); t.After(until) {
+				until = t
+			}
+		}
+	}
+	if most := first.Add(maxPatience); until.After(most) {
+		return most
+	}
+	return until
 }
 
 // planAsking sets when to join once more: when others seal under a newer key, which this agent has not been given
@@ -221,7 +277,7 @@ func (c *channel) patience(ctx context.Context) time.Duration {
 	}
 	if c.isReader() && !c.anyFitStatement() {
 		// Nobody has one. The readers that came at the same time take turns, so that one makes it.
-		return c.turn(c.name)
+		return c.makeTurn(c.making())
 	}
 	least := readerPatience
 	if !c.isReader() {
@@ -345,6 +401,11 @@ func (c *channel) makeKey(ctx context.Context) error {
 			work = append(work, delivery{to: j, key: k, new: true})
 		}
 	}
+	// Who would make the next one hears of it first.
+	what := c.making()
+	slices.SortFunc(work, func(a, b delivery) int {
+		return cmp.Or(cmp.Compare(c.later(a.to), c.later(b.to)), cmp.Compare(rendezvous(what, a.to.card), rendezvous(what, b.to.card)))
+	})
 	if err := c.deliverKeys(ctx, work); err != nil {
 		return err
 	}
@@ -359,6 +420,14 @@ func (c *channel) makeKey(ctx context.Context) error {
 	}
 	c.choose()
 	return c.ring.save()
+}
+
+// later is 1 for writers, who come after the readers.
+func (c *channel) later(j *join) int {
+	if c.canRead(j.name) {
+		return 0
+	}
+	return 1
 }
 
 // newKey draws a key and signs its statement.

@@ -47,6 +47,7 @@ const (
 	maxJoins        = 16384
 	maxEntry        = 16 << 10 // bytes of an entry of the store; a wrap, the largest, takes less than 5 KiB
 	maxEvents       = 65536    // entries of the store waiting to be looked at, per channel
+	maxEarlier      = 8        // policies before the one in force that are remembered
 	maxStateFile    = 64 << 20
 	maxPassphrase   = 1024
 	argonTime       = 3         // RFC 9106, section 4, second recommended option

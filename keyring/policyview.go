@@ -18,10 +18,23 @@ type view struct {
 	// named counts from base.
 	since map[policy.Channel]uint64
 	base  uint64
+
+	// earlier are the policies before, newest first, as far as they are remembered: for a channel that comes into
+	// use only now, and of which a message under a key from before may be on its way.
+	earlier []*view
 }
 
 // sinceOf returns the lowest revision that a key of ch may name.
 func (v *view) sinceOf(ch policy.Channel) uint64 {
+	for _, old := range v.earlier {
+		if n, ok := v.since[ch]; ok {
+			return n
+		}
+		if v.policy.ReadersLost(old.policy, ch) {
+			return v.policy.Revision()
+		}
+		v = old
+	}
 	if n, ok := v.since[ch]; ok {
 		return n
 	}
@@ -97,12 +110,14 @@ func (r *Ring) inUse() []policy.Channel {
 }
 
 // nextView carries the history of the channels in use over to a newer policy. What is not in use starts
-// at the new revision: the caution costs a new key, no more.
+// at the oldest revision that is remembered: the caution costs a new key, no more.
 func nextView(old *view, p *policy.Policy, raw []byte, inUse []policy.Channel) *view {
 	v := &view{policy: p, raw: raw, since: make(map[policy.Channel]uint64), base: p.Revision()}
 	if old == nil {
 		return v
 	}
+	v.earlier = append([]*view{{policy: old.policy, since: old.since, base: old.base}}, old.earlier...)
+	v.earlier = v.earlier[:min(len(v.earlier), maxEarlier)]
 	carry := func(ch policy.Channel) {
 		if !p.ReadersLost(old.policy, ch) {
 			v.since[ch] = old.sinceOf(ch)

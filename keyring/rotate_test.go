@@ -1,9 +1,15 @@
 package keyring
 
 import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sealbus/sealbus/policy"
 )
 
 // A key that is due is replaced by one of its readers, and who writes seals under the new one.
@@ -36,6 +42,55 @@ func TestRotationWhenDue(t *testing.T) {
 		check(t, exec.Close(t.Context()))
 		check(t, feed.Close(t.Context()))
 	})
+}
+
+// Wrapping a key to many members takes a while. The readers that wait for their turn meanwhile must not each make a
+// key of their own, wrapped to all.
+func TestOneKeyAmongMany(t *testing.T) {
+	const members = 40
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.certificates = 3 * 24 * time.Hour
+		store := &slowStore{memStore: w.store}
+		var rings []*Ring
+		for i := range members {
+			r := value(Memory(w.operator.Fingerprint()))(t)
+			check(t, r.Attach(t.Context(), w.source(fmt.Sprintf("exec-%d", i)), store, nil))
+			check(t, r.Join(t.Context(), prices))
+			rings = append(rings, r)
+		}
+		synctest.Wait()
+		store.slow.Store(true)
+		<-time.After(25 * time.Hour) // the key is due
+		synctest.Wait()
+		if k, n := store.keys.Load(), store.wraps.Load(); k < 1 || k > 2 || n > 3*members {
+			t.Errorf("%d keys and %d wraps for one rotation among %d members", k, n, members)
+		}
+		store.slow.Store(false)
+		for _, r := range rings {
+			check(t, r.Close(t.Context()))
+		}
+	})
+}
+
+// slowStore takes a tenth of a second for an entry.
+type slowStore struct {
+	*memStore
+	slow        atomic.Bool
+	keys, wraps atomic.Int64
+}
+
+func (s *slowStore) Put(ctx context.Context, bucket, key string, value []byte) error {
+	if s.slow.Load() && bucket == policy.BucketKeys {
+		switch {
+		case strings.Contains(key, ".w."):
+			s.wraps.Add(1)
+		case strings.Contains(key, ".k."):
+			s.keys.Add(1)
+		}
+		<-time.After(100 * time.Millisecond) // by the clock of the bubble
+	}
+	return s.memStore.Put(ctx, bucket, key, value)
 }
 
 func seal(t *testing.T, s *Sender) []byte {

@@ -251,3 +251,33 @@ func TestLosingOnesPlace(t *testing.T) {
 		})
 	}
 }
+
+// TestChannelNewToALaterPolicy has an agent hear of a channel only after it has adopted later policies: keys from
+// before are fit as long as none of these took the channel from anybody, as far back as it remembers policies.
+func TestChannelNewToALaterPolicy(t *testing.T) {
+	w := newWorld(t)
+	pins := []identity.Fingerprint{w.operator.Fingerprint()}
+	adopt := func(v *view, text string) *view {
+		t.Helper()
+		raw := w.sign(text)
+		return nextView(v, value(policy.Verify(raw, pins))(t), raw, nil)
+	}
+	kept, lost := policy.MustParseChannel("topic/news"), policy.MustParseChannel("topic/prices")
+	text := func(n int, subscribers string) string {
+		return fmt.Sprintf("trust_domain: example.org\nrevision: %d\ntopics:\n  news: {publish: [a], subscribe: [b]}\n"+
+			"  prices: {publish: [a], subscribe: [%s]}\n", n, subscribers)
+	}
+	v := adopt(nil, text(1, "b, c"))
+	v = adopt(v, text(2, "b, c, d"))
+	v = adopt(v, text(3, "b, c"))
+	v = adopt(v, text(4, "b, c, e"))
+	if v.sinceOf(kept) != 1 || v.sinceOf(lost) != 3 {
+		t.Errorf("fit since %d and %d, want 1 and 3", v.sinceOf(kept), v.sinceOf(lost))
+	}
+	for n := 5; n < 5+maxEarlier; n++ {
+		v = adopt(v, text(n, "b, c, e"))
+	}
+	if got := v.sinceOf(kept); len(v.earlier) != maxEarlier || got != 4 {
+		t.Errorf("%d policies are remembered and keys fit since %d, want %d and 4", len(v.earlier), got, maxEarlier)
+	}
+}

@@ -78,6 +78,7 @@
 //
 // Parsing aliases its input and allocates nothing, except for the headers of
 // messages that have some. Appending allocates only to grow the caller's slice;
-// a [Gathering] has one of its own, for messages that come one by one. The directory testdata/vectors holds frames,
-// plaintexts and trees for testing other implementations.
+// a [Gathering] has one of its own, for messages that come one by one. The
+// directory testdata/vectors holds frames, plaintexts and trees for testing
+// other implementations.
 package envelope
