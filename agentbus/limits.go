@@ -33,6 +33,7 @@ const (
 	maxTaskBatch      = 1000    // tasks that are stored together: what the broker takes in one atomic batch
 	maxTaskBatchBytes = 8 << 20 // and what they take up
 	maxLast           = 1024    // entries that are looked up at once
+	maxLookUp         = 32      // results that are looked up at once: each may be of MaxPayload bytes, and the broker's answer ends at 32 MiB
 
 	fewTasks     = 32 // tasks that are stored one by one rather than in an atomic batch
 	maxDeposits  = 16 // delayed tasks that are left with the broker at a time

@@ -187,7 +187,7 @@ func (w *Worker) sift() {
 	}
 	for q, leases := range byQueue {
 		for len(leases) > 0 {
-			n := min(len(leases), maxLast)
+			n := min(len(leases), maxLookUp)
 			w.admit(q, leases[:n])
 			leases = leases[n:]
 		}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/oklog/ulid/v2"
 
 	"github.com/sealbus/sealbus/agentbus"
 	"github.com/sealbus/sealbus/internal/bustest"
@@ -146,34 +145,6 @@ func TestStatusInTheLog(t *testing.T) {
 	task, err := planner.Enqueue(w.Ctx(), "work", []byte("x"))
 	bustest.Check(t, err)
 	if _, err := task.Result(soon(t)); err != nil {
-		t.Errorf("%v; %d tasks are out", err, consumerOf(t, w, js, "work").NumAckPending)
-	}
-}
-
-// TestUnknownSendersStopNobody: frames under a key that nobody has, or of a sender without a card, do not keep the
-// queue's places for ever.
-func TestUnknownSendersStopNobody(t *testing.T) {
-	w := bustest.New(t, taskPolicy)
-	planner, exec := w.Agent("planner"), w.Agent("exec-1")
-	_, err := exec.Work(w.Ctx(), "work", upper)
-	bustest.Check(t, err)
-	js := ownerOf(t, w)
-	first, err := planner.Enqueue(w.Ctx(), "work", []byte("x"))
-	bustest.Check(t, err)
-	_, err = first.Result(w.Ctx())
-	bustest.Check(t, err)
-	changeConsumers(t, w, js, "work", func(c *jetstream.ConsumerConfig) { c.MaxAckPending = 2 })
-	frame := taskFrame(t, w, js, 1)
-	frame.Key++
-	boss := ownSoftware(t, w, "boss")
-	for range 2 {
-		frame.ID = ulid.Make()
-		_, err = boss.Request(policy.TaskSubject("work", agentbus.DefaultPriority), encoded(t, frame), bustest.Timeout)
-		bustest.Check(t, err)
-	}
-	task, err := planner.Enqueue(w.Ctx(), "work", []byte("x"))
-	bustest.Check(t, err)
-	if _, err := task.Result(w.Ctx()); err != nil {
 		t.Errorf("%v; %d tasks are out", err, consumerOf(t, w, js, "work").NumAckPending)
 	}
 }

@@ -1,14 +1,12 @@
 package agentbus_test
 
 import (
-	"bytes"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sealbus/sealbus/agentbus"
 	"github.com/sealbus/sealbus/internal/bustest"
-	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -20,21 +18,6 @@ func storedTask(t testing.TB, w *bustest.World, js jetstream.JetStream, seq uint
 	m, err := s.GetMsg(w.Ctx(), seq)
 	bustest.Check(t, err)
 	return m
-}
-
-// taskFrame returns a frame from the log, taken apart.
-func taskFrame(t testing.TB, w *bustest.World, js jetstream.JetStream, seq uint64) *envelope.Frame {
-	t.Helper()
-	f := new(envelope.Frame)
-	bustest.Check(t, envelope.Parse(bytes.Clone(storedTask(t, w, js, seq).Data), f))
-	return f
-}
-
-func encoded(t testing.TB, f *envelope.Frame) []byte {
-	t.Helper()
-	out, err := envelope.AppendFrame(nil, f)
-	bustest.Check(t, err)
-	return out
 }
 
 // waits has a wait for a task's result begin, and returns when it has asked the broker. What comes of it is the payload
