@@ -47,12 +47,18 @@ const (
 //
 //   - STORE exports everything as one service, to AGENTS alone. The server never
 //     takes a message through the same export twice, so an answer ends in
-//     AGENTS. What AGENTS can reach is decided by its imports, which are narrow.
+//     AGENTS, also one that is a task which a consumer hands out. What AGENTS
+//     can reach is decided by its imports, which are narrow.
 //   - All imports through which a stream is written have a wildcard. The server
 //     then goes by the subject of the message itself, and that of an answer is a
 //     random one of its own. An import without a wildcard brings its subject along.
 //   - AGENTS does not import JetStream's API, which the server otherwise gives to
 //     every account.
+//
+// Acknowledgements are imported by the stream's name in its place and an exact
+// number of tokens. The server has two forms of them, of different lengths, and
+// reads the sequence from the place that the length says: who may publish to
+// "$JS.ACK.*.*.SB_TASK_a.>" can settle what SB_TASK_b handed out.
 func accounts(p *policy.Policy) ([]*server.Account, error) {
 	var parsed server.Options
 	if err := parsed.ProcessConfigString(accountsText); err != nil {
@@ -112,7 +118,7 @@ func singles(p *policy.Policy) []string {
 	}
 	for _, q := range queues(p) {
 		list = append(list,
-			"sb.task."+q.name+".*",
+			policy.TaskPattern(q.name),
 			policy.ResultSubject(q.name, "*"),
 			policy.DeadSubject(q.name, "*"),
 			policy.ControlSubject(q.name, "*", ">"),
@@ -120,7 +126,7 @@ func singles(p *policy.Policy) []string {
 			policy.StreamGet(policy.ResultStream(q.name), policy.ResultSubject(q.name, "*")),
 			policy.StreamGet(policy.DeadStream(q.name), policy.DeadSubject(q.name, "*")),
 			policy.StreamGet(policy.ControlStream(q.name), policy.ControlSubject(q.name, "*", ">")),
-			"$JS.ACK."+policy.TaskStream(q.name)+".*.*.*.*.*.*",
+			policy.AckPattern(q.name),
 		)
 	}
 	return list
@@ -136,7 +142,7 @@ func streamed(p *policy.Policy) []string {
 			policy.StreamGet(policy.ResultStream(q.name), ""),
 			policy.StreamGet(policy.DeadStream(q.name), ""),
 			policy.StreamGet(policy.ControlStream(q.name), ""),
-			"$JS.API.CONSUMER.MSG.NEXT."+policy.TaskStream(q.name)+".*",
+			policy.PullPattern(q.name),
 		)
 	}
 	return list

@@ -31,6 +31,25 @@
 // sealed by other agents or by the operator, and the node could not change it
 // unseen. It can refuse service: drop, delay and hide.
 //
+// # Queues
+//
+// A queue has five streams: SB_TASK_<queue> is a log from which four durable
+// consumers, one a priority, hand out tasks; SB_RESULT_<queue> and SB_DEAD_<queue>
+// take one message a task and refuse a second; SB_CONTROL_<queue> keeps the last
+// word under each subject; in SB_DELAY_<queue> tasks wait for their time. Workers
+// pull and acknowledge through imports. A worker can settle every task that is
+// out in its own queue, also another worker's, and none of another queue.
+//
+// Nobody but the node writes to SB_DELAY_<queue>. A stream with schedules does
+// what a message's headers say: whoever may write to it can empty it, remove any
+// schedule and overwrite or copy any message, whatever subject it may publish to.
+// So agents ask the node, which passes on a time and a target and nothing else;
+// see [HoldTasks].
+//
+// What queues no longer need is taken out every minute; see [Trim]. While a task
+// is not settled nothing that came after it goes, nor its result. A full log
+// refuses new tasks.
+//
 // # Durability
 //
 // By default every write is synced to disk before it is acknowledged. Streams

@@ -47,3 +47,17 @@ func Merged(have, want jetstream.StreamConfig) (jetstream.StreamConfig, bool) {
 }
 
 var StreamsOf = streams
+
+// MergedConsumer and ConsumersOf likewise.
+func MergedConsumer(have, want jetstream.ConsumerConfig) (jetstream.ConsumerConfig, bool) {
+	return mergedConsumer(have, want)
+}
+
+func ConsumersOf(p *policy.Policy, name string) []jetstream.ConsumerConfig {
+	for _, q := range queues(p) {
+		if q.name == name {
+			return q.consumers()
+		}
+	}
+	return nil
+}

@@ -377,3 +377,58 @@ func TestSameTaskTwice(t *testing.T) {
 		t.Errorf("the log holds %q", got)
 	}
 }
+
+// TestAckUnderAnotherStreamsName: the server takes an acknowledgement of one
+// queue from a subject that has another queue's name in it. This is why a right
+// to acknowledge has the stream's name in its place, and no ">".
+func TestAckUnderAnotherStreamsName(t *testing.T) {
+	o := newOffice(t)
+	o.alice.enqueue("q", 0, "task")
+	o.bob.take("q", 0)
+	if c := o.consumer("q", 0); c.NumAckPending != 1 {
+		t.Fatalf("%d tasks are out", c.NumAckPending)
+	}
+	subject := "$JS.ACK.SB_TASK_q.p0.SB_TASK_other.1.1.1.1"
+	if _, err := o.n.Own().RequestWithContext(timeout(t), subject, nil); err != nil {
+		t.Fatal(err)
+	}
+	if c := o.consumer("q", 0); c.NumAckPending != 0 {
+		t.Errorf("%d tasks are out: the comments on acknowledgements are out of date", c.NumAckPending)
+	}
+}
+
+// TestConsumersStay: what hands out tasks keeps how far it has come over a
+// restart and another provisioning, and what was changed by hand is put right.
+func TestConsumersStay(t *testing.T) {
+	o := newOffice(t)
+	o.alice.enqueue("q", 0, "a", "b", "c")
+	o.bob.settle(o.bob.take("q", 0), "+ACK")
+	o.bob.take("q", 0)
+	stop(t, o.n)
+	o.open()
+	if c := o.consumer("q", 0); c.AckFloor.Stream != 1 || c.NumAckPending != 1 || c.NumPending != 1 {
+		t.Errorf("after a restart %d are settled, %d out, %d wait, want one each", c.AckFloor.Stream, c.NumAckPending, c.NumPending)
+	}
+	want := make(map[string]jetstream.ConsumerConfig)
+	for _, c := range broker.ConsumersOf(o.n.Policy(), "q") {
+		want[c.Durable] = c
+	}
+	if len(want) != policy.Priorities {
+		t.Fatalf("the consumers are %v", want)
+	}
+	c := o.consumer("q", 0).Config
+	if next, changed := broker.MergedConsumer(c, want["p0"]); changed {
+		t.Errorf("it would be changed at every start:\n%+v\n%+v", c, next)
+	}
+	c.MaxDeliver, c.AckWait, c.FilterSubjects = 3, time.Hour, []string{"sb.task.q.1"}
+	c.Description = "theirs"
+	_, err := o.js.UpdateConsumer(timeout(t), "SB_TASK_q", c)
+	ok(t, err)
+	_, err = o.js.PauseConsumer(timeout(t), "SB_TASK_q", "p0", time.Now().Add(time.Hour))
+	ok(t, err)
+	ok(t, broker.Provision(timeout(t), o.js, o.n.Policy(), o.sign(fmt.Sprintf(queueRules, 1))))
+	c = o.consumer("q", 0).Config
+	if c.MaxDeliver != -1 || c.AckWait != policy.TaskAckWait || len(c.FilterSubjects) != 2 || c.Description != "theirs" || c.PauseUntil == nil {
+		t.Errorf("provisioned again: %+v", c)
+	}
+}

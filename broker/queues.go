@@ -44,10 +44,13 @@ func (q queue) tasks() jetstream.StreamConfig {
 		c.Subjects = append(c.Subjects, policy.TaskSubject(q.name, priority))
 	}
 	// What is due keeps its subject, by which the trimmer sees how far the
-	// delayed tasks have come.
+	// delayed tasks have come. Without a place to start from, a log that has
+	// been trimmed, and has had nothing from there yet, starts from the time
+	// of its last task: what fell due before that would never come.
 	c.Sources = []*jetstream.StreamSource{{
 		Name:          policy.DelayStream(q.name),
-		FilterSubject: dueSubjects(q.name),
+		OptStartSeq:   1,
+		FilterSubject: policy.DuePattern(q.name),
 	}}
 	c.Discard = jetstream.DiscardNew // fullness is for the enqueuer to know
 	c.AllowAtomicPublish = true
@@ -81,7 +84,7 @@ func (q queue) controls() jetstream.StreamConfig {
 // delays holds tasks back until their time. A stream with schedules obeys the
 // headers of whoever writes to it: "Nats-Rollup: all" empties it, "Nats-Scheduler"
 // removes any schedule, "Nats-Schedule-Target" and its rollup overwrite any
-// message. So only the node writes to it; see delays.go.
+// message. So only the node writes to it; see hold.go.
 func (q queue) delays() jetstream.StreamConfig {
 	c := q.trimmed(policy.DelayStream(q.name), policy.HeldSubject(q.name, "*", "*"))
 	for priority := range policy.Priorities {
@@ -120,8 +123,6 @@ func (q queue) consumers() []jetstream.ConsumerConfig {
 	}
 	return list
 }
-
-func dueSubjects(queue string) string { return "sb.due." + queue + ".*" }
 
 // mergedConsumer is merged for a consumer: how many replicas it has and whether
 // it is paused are left as they are.

@@ -186,7 +186,7 @@ func (t *trimmer) arrived(ctx context.Context, q queue) error {
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", delays, err)
 	}
-	info, err := s.Info(ctx, jetstream.WithSubjectFilter(dueSubjects(q.name)))
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(policy.DuePattern(q.name)))
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", delays, err)
 	}

@@ -91,6 +91,12 @@
 //
 // # Names
 //
+// A queue's tasks travel on [TaskSubject] into a log, and from its consumers to workers ([TaskPull], [TaskAcks]); what
+// comes of each goes to [ResultSubject] or [DeadSubject], live news to [ProgressSubject], what agents say of the queue as
+// a whole to [ControlSubject], and tasks for later to [DelaySubject]. Enqueuers and workers write the last two under their
+// own names only. What is between two agents of one queue NATS does not keep apart: a worker can settle what another
+// works on, and write the result of any task.
+//
 // A [Channel] names one set of readers and writers. Subjects, streams, buckets and the keys of their entries are made
 // here alone, so that permissions and use cannot come apart.
 package policy

@@ -111,6 +111,22 @@ func TaskAcks(queue string, priority int) string {
 	return "$JS.ACK." + TaskStream(queue) + "." + TaskConsumer(priority) + ".*.*.*.*.*"
 }
 
+// Patterns of all priorities, for the broker's imports and filters. No agent is given one of these.
+
+// TaskPattern returns the pattern of a queue's [TaskSubject].
+func TaskPattern(queue string) string { return taskPrefix + queue + ".*" }
+
+// DuePattern returns the pattern of a queue's [DueSubject].
+func DuePattern(queue string) string { return duePrefix + queue + ".*" }
+
+// PullPattern returns the pattern of a queue's [TaskPull].
+func PullPattern(queue string) string {
+	return "$JS.API.CONSUMER.MSG.NEXT." + TaskStream(queue) + ".*"
+}
+
+// AckPattern returns the pattern of a queue's [TaskAcks].
+func AckPattern(queue string) string { return "$JS.ACK." + TaskStream(queue) + ".*.*.*.*.*.*" }
+
 // StreamGet returns the subject on which a stream answers reads: with a subject (or wildcards), reads of the last
 // message there; with an empty one, the reads that name what they want in their body, such as a batch.
 func StreamGet(stream, subject string) string {

@@ -25,6 +25,10 @@ func TestQueueNames(t *testing.T) {
 		{policy.DueSubject("q", 1), "sb.due.q.1"},
 		{policy.TaskPull("q", 0), "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p0"},
 		{policy.TaskAcks("q", 0), "$JS.ACK.SB_TASK_q.p0.*.*.*.*.*"},
+		{policy.TaskPattern("q"), "sb.task.q.*"},
+		{policy.DuePattern("q"), "sb.due.q.*"},
+		{policy.PullPattern("q"), "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.*"},
+		{policy.AckPattern("q"), "$JS.ACK.SB_TASK_q.*.*.*.*.*.*"},
 		{policy.StreamGet("SB_RESULT_q", ""), "$JS.API.DIRECT.GET.SB_RESULT_q"},
 		{policy.StreamGet("SB_RESULT_q", "sb.result.q.x"), "$JS.API.DIRECT.GET.SB_RESULT_q.sb.result.q.x"},
 	} {
