@@ -93,8 +93,9 @@ func isPassing(err error) bool {
 		return true
 	}
 	var broken *net.OpError // what the socket says when it breaks under a write
-	return errors.As(err, &broken) || errors.Is(err, errLost) || errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrNoResponders) ||
-		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, jetstream.ErrNoStreamResponse)
+	return errors.As(err, &broken) || errors.Is(err, net.ErrClosed) || errors.Is(err, errLost) ||
+		errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionClosed) ||
+		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, jetstream.ErrNoStreamResponse)
 }
 
 func jetStreamCode(err error) int {

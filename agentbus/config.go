@@ -41,9 +41,9 @@ type Config struct {
 	// happened is logged.
 	OnError func(subject string, err error)
 
-	// Buffer is how many opened messages may wait for a subscription's handler, and they may take up 64 MiB. Up to 64 of
-	// one frame count as one when they find it not yet full.
-	// What comes when it is full is dropped and counted. The default is DefaultBuffer.
+	// Buffer is how many opened messages may wait for a subscription's handler, and they may take up 64 MiB. Up to 64
+	// of one frame are taken together when there is room for one. What comes when it is full is dropped
+	// and counted. The default is DefaultBuffer.
 	Buffer int
 
 	// RequestTimeout bounds requests, and all else that waits for others, where the context has no deadline.

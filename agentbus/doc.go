@@ -37,7 +37,8 @@
 // subscriber gets live is at most once all the same.
 //
 // Messages of one sender arrive in the order in which its calls of Publish followed one another, over all subjects
-// of a subscription. Between senders there is no order. Where a sender's key changes and the earlier one is still on
+// of a subscription. Between senders there is no order. Where the publisher's connection breaks while it sends to a retained
+// topic, a live subscriber may get the later part of what was sent together before the earlier; the stream has it in order. Where a sender's key changes and the earlier one is still on
 // its way to this receiver, later messages wait for it for up to half a second.
 //
 // A subscription to a whole topic ("prices.>") counts what is missing in its senders' sessions as Stats.Lost: what
@@ -117,6 +118,8 @@
 // Unsigned also not, except for a moment after a policy has changed; Stale comes of a slow network, of wrong clocks
 // and of what waited for a connection; NoKey and NoCard of what did not come in time from the other agents. What
 // arrives twice because a connection was being replaced is no rejection.
+// What a publisher had to send again to a retained topic, because the acknowledgement was lost, is stored once but may
+// come twice to a live subscriber, and is rejected there as Seen.
 //
 // An entry of the store that is not believed, a key or a card or a policy, is counted as Stats.Skipped.
 //

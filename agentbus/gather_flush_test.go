@@ -120,6 +120,31 @@ func TestFlushTellsOfLoss(t *testing.T) {
 		}
 		afterLoss(t, w, feed, got)
 	})
+	t.Run("it waited for a connection that was lost too", func(t *testing.T) {
+		l, feed := begin(t)
+		l.down()
+		eventually(t, "the loss is noticed", func() bool { return !feed.Connected() })
+		for range 10 {
+			bustest.Check(t, feed.Publish(w.Ctx(), "prices", make([]byte, 60<<10)))
+		}
+		eventually(t, "all wait for the connection", func() bool {
+			waiting, sending := feed.Gathered("prices")
+			return waiting == 0 && !sending
+		})
+		l.later.Store(true)
+		l.up(t)
+		reconnected(t, feed, 1)
+		eventually(t, "they have been sent", func() bool { return l.lost.Load() > 0 })
+		l.cut()
+		l.later.Store(false)
+		l.mute.Store(false)
+		reconnected(t, feed, 2)
+		if err := feed.Flush(w.Ctx()); err == nil || !strings.Contains(err.Error(), "the connection was lost") {
+			t.Errorf("got %v", err)
+		}
+		bustest.Check(t, feed.Flush(w.Ctx()))
+		afterLoss(t, w, feed, got)
+	})
 	t.Run("a connection was replaced", func(t *testing.T) {
 		_, feed := begin(t)
 		for range 3 {
@@ -221,34 +246,44 @@ func TestTooOldToSend(t *testing.T) {
 	bustest.Check(t, feed.Flush(w.Ctx()))
 }
 
-// TestCloseSendsAll hands messages over and closes at once: all arrive.
+// TestCloseSendsAll hands messages over and closes at once: all arrive, and the retained ones are acknowledged.
 func TestCloseSendsAll(t *testing.T) {
-	const messages = 5000
+	const messages, retained = 5000, 500
 	w := bustest.New(t, testPolicy)
 	planner, feed := w.Agent("planner"), w.Agent("feed-1")
-	handler, got := collect(messages + 64)
+	handler, got := collect(messages + retained)
 	for _, topic := range []string{"prices", "ledger"} {
 		_, err := planner.Subscribe(w.Ctx(), topic+".>", handler)
 		bustest.Check(t, err)
 	}
 	ctx := w.Ctx()
-	p, err := feed.PublishAsync(ctx, "ledger.x", nil)
-	bustest.Check(t, err)
 	for i := range messages {
 		bustest.Check(t, feed.Publish(ctx, "prices.n"+strconv.Itoa(i/100%3), []byte(strconv.Itoa(i))))
 	}
+	var outcomes []*agentbus.Publication
+	for i := range retained {
+		p, err := feed.PublishAsync(ctx, "ledger.n"+strconv.Itoa(i%3), []byte(strconv.Itoa(i)))
+		bustest.Check(t, err)
+		outcomes = append(outcomes, p)
+	}
 	bustest.Check(t, feed.Close())
-	bustest.Receive(t, p.Done())
-	bustest.Check(t, p.Err())
-	for i, kept := 0, 0; i+kept < messages+1; {
-		switch m := bustest.Receive(t, got); {
-		case m.Subject == "ledger.x":
-			kept++
-		case string(m.Payload) != strconv.Itoa(i):
-			t.Fatalf("got %q, want %d", m.Payload, i)
-		default:
-			i++
+	for i, p := range outcomes {
+		bustest.Receive(t, p.Done())
+		if err := p.Err(); err != nil {
+			t.Fatalf("the outcome of retained message %d: %v", i, err)
 		}
+	}
+	next := map[string]int{"prices": 0, "ledger": 0}
+	for range messages + retained {
+		m := bustest.Receive(t, got)
+		topic, _, _ := strings.Cut(m.Subject, ".")
+		if string(m.Payload) != strconv.Itoa(next[topic]) {
+			t.Fatalf("got %q on %s, want %d", m.Payload, m.Subject, next[topic])
+		}
+		next[topic]++
+	}
+	if n := storedMessages(t, w, "ledger"); n != retained {
+		t.Errorf("%d messages stored, want %d", n, retained)
 	}
 }
 

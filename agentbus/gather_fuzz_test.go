@@ -93,6 +93,7 @@ func newStage(f *testing.F) *stage {
 type sent struct {
 	begin, end uint64 // by the script's clock; 0: not yet
 	size       int
+	never      bool // its context had ended before
 	err        error
 	outcome    *agentbus.Publication
 	came       int
@@ -267,6 +268,9 @@ func (p *play) one(op, how byte) {
 	}
 	subject := topic + [4]string{"", ".a", ".b", ".c.d"}[how>>3&3]
 	m := p.publish(ctx, 0, topic, subject, size, op == opLiveAsync || op == opKeptAsync, options...)
+	if m.never = how>>6 == 2; m.never && !errors.Is(m.err, context.Canceled) {
+		p.t.Errorf("publishing to %s with a context that has ended: %v", subject, m.err)
+	}
 	if m.err != nil && (how>>6 < 2 || !errors.Is(m.err, context.Canceled)) {
 		p.t.Errorf("publishing %d bytes to %s: %v", size, subject, m.err)
 	}
@@ -419,7 +423,7 @@ func (p *play) account(topic string, mayBeMissing func(*sent) bool) {
 			switch {
 			case err == nil && m.came == 0 && !mayBeMissing(m):
 				p.t.Errorf("%s: message %d/%d is missing", topic, from, n)
-			case topic == "live" && m.err != nil && m.came > 0:
+			case (topic == "live" || m.never) && m.err != nil && m.came > 0:
 				p.t.Errorf("%s: message %d/%d came, but publishing it failed: %v", topic, from, n, m.err)
 			}
 		}

@@ -342,7 +342,8 @@ func TestRetainedThroughRestarts(t *testing.T) {
 	t.Logf("%d messages in %d frames", total, frames(stored))
 }
 
-// TestRetainedGivenUp ends the context of a retained message while it cannot be acknowledged, and says so once.
+// TestRetainedGivenUp ends the context of a retained message while it cannot be acknowledged, and says so once. What was
+// gathered together is given up together, when the last of the contexts ends.
 func TestRetainedGivenUp(t *testing.T) {
 	w := bustest.New(t, testPolicy)
 	l := newLine(t, w)
@@ -350,12 +351,14 @@ func TestRetainedGivenUp(t *testing.T) {
 	bustest.Check(t, feed.Publish(w.Ctx(), "ledger", nil))
 	l.down()
 	eventually(t, "the loss is noticed", func() bool { return !feed.Connected() })
+	soon, cancel := context.WithTimeout(w.Ctx(), 10*time.Second) // long before Config.RequestTimeout
+	defer cancel()
 	if err := feed.Publish(briefly(t), "ledger", nil); err == nil || !strings.Contains(err.Error(), "deadline") {
 		t.Errorf("Publish: %v", err)
 	}
 	p, err := feed.PublishAsync(briefly(t), "ledger.x", nil)
 	bustest.Check(t, err)
-	if err := p.Wait(w.Ctx()); err == nil || !strings.Contains(err.Error(), "deadline") {
+	if err := p.Wait(soon); err == nil || !strings.Contains(err.Error(), "deadline") || soon.Err() != nil {
 		t.Errorf("PublishAsync: %v", err)
 	}
 	l.up(t)
@@ -363,5 +366,17 @@ func TestRetainedGivenUp(t *testing.T) {
 		t.Errorf("Flush: %v", err)
 	}
 	bustest.Check(t, feed.Flush(w.Ctx()))
-	bustest.Check(t, feed.Publish(w.Ctx(), "ledger", nil))
+
+	release, short := hold(t, w, feed, "ledger"), briefly(t)
+	first, err := feed.PublishAsync(short, "ledger.x", nil)
+	bustest.Check(t, err)
+	second, err := feed.PublishAsync(w.Ctx(), "ledger.y", nil)
+	bustest.Check(t, err)
+	third, err := feed.PublishAsync(briefly(t), "ledger.z", nil)
+	bustest.Check(t, err)
+	<-short.Done()
+	release()
+	for _, p := range []*agentbus.Publication{first, second, third} {
+		bustest.Check(t, p.Wait(w.Ctx()))
+	}
 }

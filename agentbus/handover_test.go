@@ -1,12 +1,23 @@
 package agentbus
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -179,4 +190,87 @@ func TestSignal(t *testing.T) {
 	}
 	s.fire()
 	<-next
+}
+
+// TestLaneEnd ends a lane to which something was added in that moment: it is refused, as is all that comes after.
+func TestLaneEnd(t *testing.T) {
+	b := &Bus{log: slog.New(slog.DiscardHandler)}
+	l := newLane(b, nil, policy.Channel{})
+	it := item{subject: "prices", wanted: true, alone: true}
+	p, err := l.add(t.Context(), &it)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.end()
+	select {
+	case <-p.Done():
+	default:
+		t.Fatal("there is no outcome")
+	}
+	if !errors.Is(p.Err(), ErrClosed) {
+		t.Errorf("the outcome is %v", p.Err())
+	}
+	if _, err := l.add(t.Context(), &it); !errors.Is(err, ErrClosed) {
+		t.Errorf("added after the end: %v", err)
+	}
+	if n := b.counts.unsent.Load(); n != 1 {
+		t.Errorf("%d counted as unsent", n)
+	}
+}
+
+// TestBatchForgets empties a batch: nothing of the messages stays in the memory that is used again.
+func TestBatchForgets(t *testing.T) {
+	bt := new(batch)
+	for _, subject := range []string{"prices.a", "prices.b"} {
+		if err := bt.add(&item{subject: subject, message: envelope.Message{Payload: []byte("secret")}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var memory [][]byte
+	for _, p := range bt.parcels {
+		memory = append(memory, p.Messages.Plaintext(false))
+	}
+	bt.reset()
+	for _, b := range memory {
+		if bytes.Contains(b, []byte("secret")) {
+			t.Error("the payload is still there")
+		}
+	}
+	if bt.count != 0 || bt.bytes != 0 || len(bt.parcels) != 0 || bt.outcome != nil {
+		t.Errorf("left: %+v", bt)
+	}
+}
+
+// TestPassing says after which errors retained messages are sent again: those of a connection that is not there or
+// breaks, at any point of a write, and those of a stream that is not ready. Others would only come again.
+func TestPassing(t *testing.T) {
+	api := func(code jetstream.ErrorCode) error {
+		return fmt.Errorf("nats: %w", &jetstream.APIError{Code: 400, ErrorCode: code})
+	}
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{&net.OpError{Op: "write", Net: "tcp", Err: os.NewSyscallError("write", syscall.EPIPE)}, true},
+		{&net.OpError{Op: "write", Net: "tcp", Err: os.NewSyscallError("write", syscall.ECONNRESET)}, true},
+		{net.ErrClosed, true}, // what TLS says of a connection that nats.go has closed after half a write
+		{errLost, true},
+		{nats.ErrDisconnected, true},
+		{nats.ErrConnectionClosed, true},
+		{nats.ErrReconnectBufExceeded, true},
+		{nats.ErrNoResponders, true},
+		{jetstream.ErrNoStreamResponse, true},
+		{api(codeIncompleteBatch), true},
+		{api(codeTooManyBatches), true},
+		{api(codeDuplicate), false},
+		{api(jetstream.JSErrCodeStreamNotFound), false},
+		{context.DeadlineExceeded, false}, // a net.Error too
+		{context.Canceled, false},
+		{nats.ErrMaxPayload, false},
+		{errors.New("something else"), false},
+	} {
+		if got := isPassing(fmt.Errorf("publishing message in the batch: %w", test.err)); got != test.want {
+			t.Errorf("%v is passing: %v", test.err, got)
+		}
+	}
 }

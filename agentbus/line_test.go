@@ -10,12 +10,16 @@ import (
 	"github.com/sealbus/sealbus/internal/bustest"
 )
 
+// handshake is more than an agent says when it makes a connection, in bytes.
+const handshake = 16 << 10
+
 // line is the network between an agent and the broker, in a test's hand.
 type line struct {
 	world *bustest.World
 	addr  string
 	mute  atomic.Bool   // what the agent says is lost
 	deaf  atomic.Bool   // what the broker says is lost
+	later atomic.Bool   // mute begins behind the handshake
 	lost  atomic.Uint64 // bytes
 
 	mu       sync.Mutex
@@ -88,8 +92,8 @@ func (l *line) run(listener net.Listener) {
 		up := l.listener == listener
 		if up {
 			l.conns[agent], l.conns[broker] = true, true
-			l.done.Go(func() { l.carry(broker, agent, &l.mute) })
-			l.done.Go(func() { l.carry(agent, broker, &l.deaf) })
+			l.done.Go(func() { l.carry(broker, agent, &l.mute, &l.later) })
+			l.done.Go(func() { l.carry(agent, broker, &l.deaf, new(atomic.Bool)) })
 		}
 		l.mu.Unlock()
 		if !up {
@@ -99,7 +103,7 @@ func (l *line) run(listener net.Listener) {
 	}
 }
 
-func (l *line) carry(to, from net.Conn, swallow *atomic.Bool) {
+func (l *line) carry(to, from net.Conn, swallow, later *atomic.Bool) {
 	defer func() {
 		_ = to.Close()
 		_ = from.Close()
@@ -109,8 +113,11 @@ func (l *line) carry(to, from net.Conn, swallow *atomic.Bool) {
 		delete(l.conns, from)
 	}()
 	b := make([]byte, 64<<10)
-	for {
+	for total := 0; ; {
 		n, err := from.Read(b)
+		if total += n; total > handshake && later.Load() {
+			swallow.Store(true)
+		}
 		if swallow.Load() {
 			l.lost.Add(uint64(n))
 		} else if _, err := to.Write(b[:n]); err != nil {

@@ -35,7 +35,7 @@ type Message struct {
 	Sender  identity.ID // proven by the signature, on a pair by the seal; on an unsigned topic any of its readers could have said it
 	Time    time.Time   // when it was sealed, by the sender's clock, in milliseconds
 	Signed  bool        // there is a signature that a third party could be shown
-	Payload []byte      // the receiver's own; in one piece of memory with the others of its frame, up to 64 KiB
+	Payload []byte      // the receiver's own; in one piece of memory with the others of its frame, up to 128 KiB
 
 	headers []envelope.Pair
 }

@@ -154,14 +154,16 @@ func TestForgedByWayOfVerifiedRoot(t *testing.T) {
 	w := bustest.New(t, framesPolicy)
 	evil, planner := attack(t, w), sit(t, w, "planner")
 	got := planner.subscribe(w, "prices")
-	batch := func(s *keyring.Sender, name string) [][]byte {
-		drafts := make([]keyring.Draft, 4)
-		for i := range drafts {
-			drafts[i] = keyring.Draft{Kind: envelope.KindEvent, Recipient: "prices",
-				Messages: []envelope.Message{{Payload: fmt.Appendf(nil, "%s %d", name, i)}}}
+	batch := func(s *keyring.Sender, name string) (frames [][]byte) {
+		bundles := make([]*keyring.Bundle, 4)
+		for i := range bundles {
+			bundles[i] = &keyring.Bundle{Kind: envelope.KindEvent, Recipient: "prices"}
+			bustest.Check(t, bundles[i].Messages.Add(&envelope.Message{Payload: fmt.Appendf(nil, "%s %d", name, i)}))
 		}
-		frames, err := s.SealAll(drafts)
-		bustest.Check(t, err)
+		bustest.Check(t, s.SealBundles(bundles))
+		for _, b := range bundles {
+			frames = append(frames, b.Frame)
+		}
 		return frames
 	}
 	s1, s2 := sit(t, w, "feed-1").sender(w, "topic/prices"), sit(t, w, "feed-2").sender(w, "topic/prices")

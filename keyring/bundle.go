@@ -57,29 +57,6 @@ func (s *Sender) Seal(dst []byte, d *Draft) ([]byte, ulid.ULID, error) {
 	return b.Frame, b.ID, nil
 }
 
-// SealAll is SealBundles for drafts. It returns a frame for every one.
-func (s *Sender) SealAll(drafts []Draft) ([][]byte, error) {
-	settings, err := s.settings()
-	if err != nil {
-		return nil, err
-	}
-	bundles := make([]*Bundle, len(drafts))
-	for i := range drafts {
-		bundles[i] = new(Bundle)
-		if err := bundles[i].take(&drafts[i], settings); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.SealBundles(bundles); err != nil {
-		return nil, err
-	}
-	frames := make([][]byte, len(bundles))
-	for i, b := range bundles {
-		frames[i] = b.Frame
-	}
-	return frames, nil
-}
-
 // take gathers the messages of a draft.
 func (b *Bundle) take(d *Draft, settings policy.Settings) error {
 	b.Kind, b.Recipient, b.Ref, b.Expires = d.Kind, d.Recipient, d.Ref, d.Expires

@@ -293,18 +293,32 @@ func TestBundleAllocations(t *testing.T) {
 	}
 }
 
-// TestSealAll seals drafts as bundles are.
-func TestSealAll(t *testing.T) {
+// bundlesOf gathers one bundle for each text.
+func (p *pairOf) bundlesOf(t *testing.T, texts ...string) (list []*Bundle) {
+	t.Helper()
+	for _, text := range texts {
+		b := &Bundle{Kind: envelope.KindEvent, Recipient: p.subject}
+		b.Messages.Reset(value(p.sender.Committed())(t))
+		check(t, b.Messages.Add(&envelope.Message{Payload: []byte(text)}))
+		list = append(list, b)
+	}
+	return list
+}
+
+// TestSealTogether seals several frames at once, and appends one to what is there.
+func TestSealTogether(t *testing.T) {
 	w := newWorld(t)
 	p := w.meet(ledger, w.agent("planner"), w.agent("feed-1"))
-	drafts := []Draft{*draft(p.subject, "one"), *draft(p.subject, "two"), *draft(p.subject, "three")}
-	for i, frame := range value(p.sender.SealAll(drafts))(t) {
-		if got := mustOpen(t, p.rc, frame, p.want); string(got.Messages[0].Payload) != string(drafts[i].Messages[0].Payload) {
+	texts := []string{"one", "two", "three"}
+	bundles := p.bundlesOf(t, texts...)
+	check(t, p.sender.SealBundles(bundles))
+	for i, b := range bundles {
+		if got := mustOpen(t, p.rc, b.Frame, p.want); string(got.Messages[0].Payload) != texts[i] {
 			t.Errorf("frame %d: %q", i, got.Messages[0].Payload)
 		}
 	}
 	long := draft(p.subject, strings.Repeat("x", envelope.MaxPayload+1))
-	if _, err := p.sender.SealAll([]Draft{*long}); !errors.Is(err, ErrTooLarge) {
+	if _, _, err := p.sender.Seal(nil, long); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("got %v, want ErrTooLarge", err)
 	}
 	dst := []byte("before")
@@ -320,7 +334,7 @@ func TestSealAll(t *testing.T) {
 	}
 	mustOpen(t, p.rc, frame[len(dst):], p.want)
 	check(t, p.writer.Close(context.Background()))
-	if _, err := p.sender.SealAll(drafts); !errors.Is(err, ErrClosed) {
+	if err := p.sender.SealBundles(bundles); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v, want ErrClosed", err)
 	}
 }

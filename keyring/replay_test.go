@@ -275,11 +275,12 @@ func TestClosedRingOpensNothing(t *testing.T) {
 		if err := p.rc.Open(frame, p.want, &out); !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
 		}
+		late := p.bundlesOf(t, "late")
 		check(t, p.writer.Close(context.Background()))
 		if _, _, err := p.sender.Seal(nil, draft(p.subject, "late")); !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
 		}
-		if _, err := p.sender.SealAll([]Draft{*draft(p.subject, "late")}); !errors.Is(err, ErrClosed) {
+		if err := p.sender.SealBundles(late); !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
 		}
 	})
