@@ -66,11 +66,11 @@ func newStoredExchange(b *testing.B, under int) *storedExchange {
 	w.setPolicy(queuePolicy)
 	x := &storedExchange{shift: w.shift(queue, w.agent("exec-1"), w.agent("planner"))}
 	x.rc = value(x.worker.Receiver(queue))(b)
-	drafts := make([]Draft, under)
+	drafts := make([]*Draft, under)
 	for i := range drafts {
-		drafts[i] = Draft{Kind: envelope.KindTask, Recipient: queue.Name(), Messages: []envelope.Message{{Payload: make([]byte, 128)}}}
+		drafts[i] = &Draft{Kind: envelope.KindTask, Recipient: queue.Name(), Messages: []envelope.Message{{Payload: make([]byte, 128)}}}
 	}
-	x.frames = value(x.sender.SealAll(drafts))(b)
+	x.frames = x.sealTogether(b, drafts)
 	x.open(b, x.frames[0])
 	check(b, x.worker.Join(context.Background(), queue))
 	return x

@@ -151,11 +151,27 @@ func TestStoredEveryByteCounts(t *testing.T) {
 
 func (s *shift) sealAll(t testing.TB, n int) [][]byte {
 	t.Helper()
-	drafts := make([]Draft, n)
+	drafts := make([]*Draft, n)
 	for i := range drafts {
-		drafts[i] = *task(s.ch, fmt.Sprint("task ", i))
+		drafts[i] = task(s.ch, fmt.Sprint("task ", i))
 	}
-	return value(s.sender.SealAll(drafts))(t)
+	return s.sealTogether(t, drafts)
+}
+
+// sealTogether seals drafts under one signature.
+func (s *shift) sealTogether(t testing.TB, drafts []*Draft) (frames [][]byte) {
+	t.Helper()
+	settings := value(s.sender.settings())(t)
+	bundles := make([]*Bundle, len(drafts))
+	for i, d := range drafts {
+		bundles[i] = new(Bundle)
+		check(t, bundles[i].take(d, settings))
+	}
+	check(t, s.sender.SealBundles(bundles))
+	for _, b := range bundles {
+		frames = append(frames, b.Frame)
+	}
+	return frames
 }
 
 // storedFaults are one for every reason that there is for stored frames, in the order of the checks.
