@@ -45,6 +45,7 @@ const (
 	pullSlack    = 2 * time.Second        // after which the answer to a pull is given up
 	lookPause    = time.Second            // before a task comes again whose result could not be looked up
 	keyPause     = 2 * time.Second        // or whose key is not there
+	maxAhead     = time.Minute            // or whose time is ahead of the clock, at most
 	holdTime     = 2 * time.Second        // before its time a task may wait at a worker
 
 	maxAttempts = 1000

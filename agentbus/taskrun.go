@@ -370,8 +370,12 @@ func (w *Worker) letter(q *workQueue, letter, task ulid.ULID, v verdict, text st
 func (w *Worker) refuse(l *lease, err error) {
 	q := l.source.queue
 	var r *keyring.Rejection
-	if !errors.As(err, &r) || w.passes(l, r) { // or the keyring is closed
+	if !errors.As(err, &r) { // the keyring is closed
 		w.postpone(l, lookPause)
+		return
+	}
+	if pause, passes := w.passes(l, r); passes {
+		w.postpone(l, pause)
 		return
 	}
 	w.bus.reject(&w.bus.counts, l.msg, r)
@@ -400,19 +404,23 @@ func (w *Worker) refuse(l *lease, err error) {
 	w.end(l, "+ACK")
 }
 
-// passes reports whether a rejection may say more of this agent than of the task: a policy has taken the queue from it, or
-// has not reached it that lets the enqueuer in; or its clock is behind the enqueuer's.
-func (w *Worker) passes(l *lease, r *keyring.Rejection) bool {
+// passes reports whether a rejection may say more of this agent than of the task, and when to look again: a policy has
+// taken the queue from it, or has not reached it that lets the enqueuer in; or its clock is behind the enqueuer's.
+func (w *Worker) passes(l *lease, r *keyring.Rejection) (time.Duration, bool) {
 	ch, err := policy.Queue(l.source.queue.name)
 	switch {
 	case err != nil || !w.bus.ring.Policy().CanRead(ch, w.bus.self.Name()):
-		return true
+		return lookPause, true
 	case r.Reason == keyring.NotEntitled:
-		return l.delivered < 3
+		return lookPause, l.delivered < 3
 	case r.Reason == keyring.Stale:
-		return ulid.Time(r.ID.Time()).After(time.Now())
+		ahead := time.Until(ulid.Time(r.ID.Time()))
+		if ahead > 0 {
+			w.counts.ahead.Add(1)
+		}
+		return min(max(ahead, lookPause), maxAhead), ahead > 0
 	}
-	return false
+	return 0, false
 }
 
 // ownHeaders returns the headers that are the sender's own.

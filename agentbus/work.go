@@ -295,13 +295,14 @@ type WorkStats struct {
 	Late      uint64 // results dropped because the task had one by then
 	Lost      uint64 // leases lost
 	Keyless   uint64 // tasks put back because their key or their sender's card was not there
+	Ahead     uint64 // tasks put back because their time is ahead of this machine's clock
 }
 
-type workCounters struct{ succeeded, failed, snoozed, dead, settled, late, lost, keyless count }
+type workCounters struct{ succeeded, failed, snoozed, dead, settled, late, lost, keyless, ahead count }
 
 // Stats returns what the worker has counted.
 func (w *Worker) Stats() WorkStats {
 	c := &w.counts
 	return WorkStats{Succeeded: c.succeeded.Load(), Failed: c.failed.Load(), Snoozed: c.snoozed.Load(), Dead: c.dead.Load(),
-		Settled: c.settled.Load(), Late: c.late.Load(), Lost: c.lost.Load(), Keyless: c.keyless.Load()}
+		Settled: c.settled.Load(), Late: c.late.Load(), Lost: c.lost.Load(), Keyless: c.keyless.Load(), Ahead: c.ahead.Load()}
 }
