@@ -17,6 +17,7 @@ type entry struct {
 	subject string
 	frame   []byte
 	id      ulid.ULID
+	part    string // see headerPart
 }
 
 // append puts frames into a stream, all or none and in order, and returns when the broker has acknowledged that they
@@ -70,6 +71,10 @@ func (s *store) hand(ctx context.Context, stream string, entries []entry) error 
 		if i == 0 { // all or none: one of them stands for all
 			m.Header.Set(jetstream.MsgIDHeader, e.id.String())
 			m.Header.Set(jetstream.ExpectedStreamHeader, stream)
+		}
+		if e.part != "" {
+			m.Header.Set(headerPart, e.part)
+			m.Header.Set(jetstream.MsgIDHeader, e.id.String()+".spread")
 		}
 		messages[i] = m
 	}

@@ -69,10 +69,12 @@ func (b *Bus) EnqueueBatch(ctx context.Context, queue string, tasks []NewTask) (
 		if err := b.enqueueAll(ctx, queue, some); err != nil {
 			return handles, err
 		}
-		for _, t := range some {
-			handles = append(handles, &TaskHandle{bus: b, queue: queue, id: t.ID})
+		for _, p := range some {
+			for i := range p.Messages.Len() {
+				handles = append(handles, &TaskHandle{bus: b, queue: queue, id: nthID(p.ID, i)})
+			}
 		}
-		first += len(some)
+		first += len(tasks) - len(rest)
 		tasks = rest
 	}
 	return handles, nil
@@ -89,13 +91,17 @@ func (b *Bus) batchOf(ctx context.Context, queue string, tasks []NewTask, first 
 		if err != nil {
 			return nil, nil, fmt.Errorf("task %d of the batch: %w", first+i, err)
 		}
-		p := &parcel{Bundle: keyring.Bundle{Kind: it.kind, Recipient: it.subject}, subject: it.nats, due: it.due}
-		p.Messages.Reset(it.committed)
+		if len(some) == 0 || !some[len(some)-1].takes(it) {
+			p := &parcel{Bundle: keyring.Bundle{Kind: it.kind, Recipient: it.subject}, subject: it.nats, due: it.due, shared: it.shares}
+			p.Messages.Reset(it.committed)
+			some = append(some, p)
+		}
+		p := some[len(some)-1]
+		before := p.Messages.Size()
 		if err := p.Messages.Add(&it.message); err != nil {
 			return nil, nil, fmt.Errorf("task %d of the batch: %w", first+i, err)
 		}
-		size += p.Messages.Size()
-		some = append(some, p)
+		size += p.Messages.Size() - before
 	}
 	return some, nil, nil
 }
@@ -115,7 +121,10 @@ func (b *Bus) enqueueAll(ctx context.Context, queue string, some []*parcel) erro
 	}
 	ctx, cancel := b.untilClosed(ctx)
 	defer cancel()
-	bt := &batch{parcels: some, count: len(some), since: time.Now()}
+	bt := &batch{parcels: some, since: time.Now()}
+	for _, p := range some {
+		bt.count += p.Messages.Len()
+	}
 	bt.until, _ = ctx.Deadline()
 	if err := l.seal(bt); err != nil {
 		return err
@@ -128,7 +137,7 @@ func (b *Bus) enqueueAll(ctx context.Context, queue string, some []*parcel) erro
 			return p.err
 		}
 	}
-	b.counts.published.Add(uint64(len(some)))
+	b.counts.published.Add(uint64(bt.count))
 	return nil
 }
 
@@ -173,6 +182,7 @@ func (b *Bus) preparedTask(ctx context.Context, queue string, payload []byte, op
 	if it.committed, err = l.sender.Committed(); err != nil {
 		return nil, nil, ownError(err)
 	}
+	it.shares = d.notBefore.IsZero()
 	return l, it, nil
 }
 

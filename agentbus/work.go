@@ -82,9 +82,11 @@ type Worker struct {
 	waiting  sync.Cond           // for a task
 	leases   map[*lease]struct{} // all that have not been given back
 	fresh    []*lease            // have come, and may be settled already
-	ready    int                 // in the sources
+	ready    int                 // tasks in the sources
+	idle     int                 // handlers without one
 	stopping bool
 	pace     time.Duration // of a handler, about
+	paced    bool          // one has run
 	wake     chan struct{}
 }
 
@@ -192,8 +194,8 @@ func (w *Worker) hand() {
 				w.hand()
 			}
 		}()
-		for l := w.next(); l != nil; l = w.next() {
-			w.run(l)
+		for j := w.next(); j != nil; j = w.next() {
+			w.run(j)
 		}
 		returned = true
 	})
@@ -230,7 +232,7 @@ func (w *Worker) begin() {
 		go func() {
 			w.endPulls() // first, or what goes back comes again
 			w.mu.Lock()
-			w.giveBack(func(l *lease) bool { return !l.running })
+			w.giveBack(func(l *lease) bool { return l.active == 0 })
 			w.mu.Unlock()
 			w.pool.Wait()
 			w.records.Wait()
