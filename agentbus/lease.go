@@ -44,6 +44,7 @@ type leasedTask struct {
 	unsure   bool            // it may have a result
 
 	// Behind the worker's lock.
+	running  bool
 	lost     context.CancelCauseFunc // of the handler's context; nil if none runs
 	until    time.Time               // it waits here for that time; else zero
 	enlisted time.Time               // when it was put before the pool
@@ -137,15 +138,20 @@ func (w *Worker) settle(j *leasedTask) {
 	w.leave(j)
 }
 
-// leave notes that a job is not being worked on any more. It is called with the lock held.
+// leave notes that a task is not being worked on any more. It is called with the lock held.
 func (w *Worker) leave(j *leasedTask) {
-	j.active--
-	j.lost = nil
+	j.running, j.lost = false, nil
+	w.release(j.lease)
+}
+
+// release notes that somebody is through with a message. It is called with the lock held.
+func (w *Worker) release(l *lease) {
+	l.active--
 	switch {
-	case len(j.jobs) == 0:
-		w.end(j.lease, "+ACK")
-	case w.stopping && j.active == 0:
-		w.end(j.lease, j.nak())
+	case len(l.jobs) == 0:
+		w.end(l, "+ACK")
+	case w.stopping && l.active == 0:
+		w.end(l, l.nak())
 	}
 }
 

@@ -60,6 +60,10 @@ func (s *source) take(m *nats.Msg) {
 	}
 	s.lively = true
 	l := newLease(s, m)
+	if w.over {
+		w.answer(l, "-NAK")
+		return
+	}
 	s.each += (float64(l.count()) - s.each) / 8
 	w.leases[l] = struct{}{}
 	if w.stopping {
@@ -260,6 +264,7 @@ func (w *Worker) next() *leasedTask {
 				continue
 			}
 			j.active++
+			j.running = true
 			return j
 		}
 		w.idle++

@@ -76,25 +76,47 @@ func (w *Worker) share() {
 		})
 	}
 	for l, some := range parts {
-		l.active++ // so that it is not given back meanwhile
-		w.records.Go(func() { w.part(l, some) })
+		w.part(l, some)
 	}
 }
 
-// part puts tasks that have waited here back into the queue, while others of their message are being worked on.
+// part puts tasks that have not begun back into the queue, while others of their message are being worked on. It is called
+// with the lock held, and returns before it is done.
 func (w *Worker) part(l *lease, some []*leasedTask) {
-	gone := w.putBack(l, some)
+	l.active++ // so that it is not given back meanwhile
+	w.records.Go(func() {
+		gone := w.putBack(l, some)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, j := range some {
+			switch {
+			case gone:
+				l.jobs = slices.DeleteFunc(l.jobs, func(other *leasedTask) bool { return other == j })
+			case !l.back:
+				w.enlist(j, true)
+			}
+		}
+		w.release(l)
+	})
+}
+
+// returnAll gives back what has not begun, when the worker stops.
+func (w *Worker) returnAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, j := range some {
-		switch {
-		case gone:
-			l.jobs = slices.DeleteFunc(l.jobs, func(other *leasedTask) bool { return other == j })
-		case !l.back:
-			w.enlist(j, true)
+	w.over = true
+	w.giveBack(func(l *lease) bool { return l.active == 0 })
+	for l := range w.leases {
+		var rest []*leasedTask
+		for _, j := range l.jobs {
+			if !j.running && j.until.IsZero() {
+				rest = append(rest, j)
+			}
+		}
+		if len(rest) > 0 {
+			w.part(l, rest)
 		}
 	}
-	w.leave(some[0])
 }
 
 // partOf reads which of a frame's n tasks a message stands for.

@@ -150,12 +150,7 @@ func TestSharedSlowly(t *testing.T) {
 	}
 	worker, err := first.Work(w.Ctx(), "work", handler, agentbus.Concurrency(2))
 	bustest.Check(t, err)
-	for range 40 { // it learns how short they are
-		h, err := planner.Enqueue(w.Ctx(), "work", []byte("short"))
-		bustest.Check(t, err)
-		_, err = h.Result(w.Ctx())
-		bustest.Check(t, err)
-	}
+	learn(t, w, planner)
 	list, err := planner.EnqueueBatch(w.Ctx(), "work", named(16))
 	bustest.Check(t, err)
 	bustest.Receive(t, begun)

@@ -81,6 +81,7 @@ func (w *Worker) unpack(first *leasedTask) *leasedTask {
 		return nil
 	}
 	l.jobs = jobs
+	jobs[0].running = true
 	for _, j := range slices.Backward(jobs[1:]) {
 		w.enlist(j, true)
 	}
@@ -171,7 +172,7 @@ func (w *Worker) due(j *leasedTask) bool {
 		w.early(j, wait)
 		return false
 	}
-	if j.delivered > 1 && !j.counted {
+	if (j.delivered > 1 || j.part >= 0) && !j.counted {
 		failures, last, err := j.source.queue.failures(w.ctx, j.id)
 		if err != nil {
 			w.putOff(j, lookPause)

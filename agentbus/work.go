@@ -85,6 +85,7 @@ type Worker struct {
 	ready    int                 // tasks in the sources
 	idle     int                 // handlers without one
 	stopping bool
+	over     bool          // its pulls have ended
 	pace     time.Duration // of a handler, about
 	paced    bool          // one has run
 	wake     chan struct{}
@@ -231,9 +232,7 @@ func (w *Worker) begin() {
 		w.waiting.Broadcast()
 		go func() {
 			w.endPulls() // first, or what goes back comes again
-			w.mu.Lock()
-			w.giveBack(func(l *lease) bool { return l.active == 0 })
-			w.mu.Unlock()
+			w.returnAll()
 			w.pool.Wait()
 			w.records.Wait()
 			w.cancel()
@@ -244,8 +243,9 @@ func (w *Worker) begin() {
 	})
 }
 
-// endPulls has the broker forget what was asked of it. A pull that it looks at only after the subscription has ended it
-// keeps, and loses tasks to it; so the subscriptions end when it has looked at all.
+// endPulls sees to it that what the broker still hands out for what it was asked goes back, and is not lost until its
+// lease runs out. So the subscriptions stay for as long as a pull does. Where there is no time for that, because the bus
+// closes, they end when the broker has looked at all pulls: one that it looks at only later it keeps.
 func (w *Worker) endPulls() {
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
@@ -253,14 +253,17 @@ func (w *Worker) endPulls() {
 	for s := range w.sources {
 		routes = append(routes, s.route)
 	}
-	if !w.bus.Connected() {
+	switch {
+	case !w.bus.Connected():
 		w.bus.wire.drain(ctx, routes)
-		return
+	case !w.bus.closed():
+		w.bus.linger(routes, policy.MaxPullWait+pullSlack)
+	default:
+		for s := range w.sources {
+			w.lastPull(ctx, s)
+		}
+		w.bus.wire.drain(ctx, routes)
 	}
-	for s := range w.sources {
-		w.lastPull(ctx, s)
-	}
-	w.bus.wire.drain(ctx, routes)
 }
 
 // lastPull returns when the broker has looked at all pulls of a source: it does so in their order.
