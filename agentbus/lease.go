@@ -21,14 +21,16 @@ type lease struct {
 	msg       *nats.Msg
 	ids       []ulid.ULID // of its tasks that have no result yet, as the frame claims
 	part      int         // which of the frame's tasks it is, -1 for all
-	delivered int         // how often the broker has handed it out, by its own word
+	place     place
+	delivered int // how often the broker has handed it out, by its own word
 	came      time.Time
-	renewed   time.Time // when the broker was last told that it is being worked on
 
 	// Behind the worker's lock.
-	jobs   []*leasedTask // the tasks that have not ended, once it has been opened
-	active int           // jobs that are being worked on
-	back   bool          // given back, or settled
+	reply   string        // where the broker is told what has become of it
+	renewed time.Time     // when it was last told that it is being worked on
+	jobs    []*leasedTask // the tasks that have not ended, once it has been opened
+	active  int           // jobs that are being worked on
+	back    bool          // given back, or settled
 }
 
 // leasedTask is a task of a lease, or, with no message yet, a lease that has not been opened.
@@ -51,7 +53,7 @@ type leasedTask struct {
 }
 
 func newLease(s *source, m *nats.Msg) *lease {
-	l := &lease{source: s, msg: m, delivered: deliveredOf(m.Reply), came: time.Now()}
+	l := &lease{source: s, msg: m, reply: m.Reply, place: placeOf(s, m.Reply), delivered: deliveredOf(m.Reply), came: time.Now()}
 	l.renewed = l.came
 	l.part, l.ids = claimed(m)
 	return l
@@ -88,6 +90,21 @@ func (j *leasedTask) tasks() int {
 	return 1
 }
 
+// place is where a message stands in the log.
+type place struct {
+	source *source
+	seq    string
+}
+
+// placeOf reads it from an acknowledgement's subject.
+func placeOf(s *source, reply string) place {
+	tokens := strings.SplitN(reply, ".", 7)
+	if len(tokens) < 7 {
+		return place{s, reply}
+	}
+	return place{s, tokens[5]}
+}
+
 // deliveredOf reads from an acknowledgement's subject how often the task was handed out.
 func deliveredOf(reply string) int {
 	tokens := strings.SplitN(reply, ".", 6)
@@ -122,8 +139,7 @@ func (w *Worker) renewLeases() {
 
 // lose gives up tasks that the broker has handed to another by now.
 func (w *Worker) lose(l *lease) {
-	l.back = true
-	delete(w.leases, l)
+	w.forget(l)
 	for _, j := range l.jobs {
 		w.counts.lost.Add(1)
 		if j.lost != nil {
@@ -190,13 +206,18 @@ func (w *Worker) end(l *lease, answer string) {
 	if l.back {
 		return
 	}
-	l.back = true
-	delete(w.leases, l)
+	w.forget(l)
 	w.answer(l, answer) // unheard, the lease runs out and the task comes again, perhaps to be found settled
 }
 
+func (w *Worker) forget(l *lease) {
+	l.back = true
+	delete(w.leases, l)
+	delete(w.leaseOf, l.place)
+}
+
 func (w *Worker) answer(l *lease, answer string) bool {
-	return w.bus.wire.publish(&nats.Msg{Subject: l.msg.Reply, Data: []byte(answer)}) == nil
+	return w.bus.wire.publish(&nats.Msg{Subject: l.reply, Data: []byte(answer)}) == nil
 }
 
 // giveBack returns messages to their queues.

@@ -43,6 +43,8 @@ const (
 	maxDeposits  = 16 // delayed tasks that are left with the broker at a time
 	maxWeight    = 1000
 	maxPrefetch  = 512                    // tasks waiting at a worker
+	maxPull      = 64                     // messages that are asked for at once
+	waryTime     = time.Minute            // after an empty message they are asked for one by one
 	prefetchTime = 200 * time.Millisecond // and how long it takes to work on them, about
 	firstPace    = time.Second            // of a handler, before one has run
 	shareAfter   = time.Second            // that a task has waited at a worker for a handler, it goes back

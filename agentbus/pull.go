@@ -28,6 +28,7 @@ type source struct {
 	lively bool          // has brought a task since the last pull
 	until  time.Time     // when the broker gives that up
 	silent time.Time     // until when it is not asked again
+	wary   time.Time     // until when it is asked for one at a time
 }
 
 func newSource(q *workQueue, priority int) *source {
@@ -58,12 +59,21 @@ func (s *source) take(m *nats.Msg) {
 	if s.asked > 0 {
 		s.asked--
 	}
+	if len(m.Data) == 0 && len(m.Header) == 0 {
+		// The server takes it for the end of its answer, and what was to follow has no way here until its lease runs out.
+		s.asked, s.wary = 0, time.Now().Add(waryTime)
+	}
 	s.lively = true
 	l := newLease(s, m)
 	if w.over {
 		w.answer(l, "-NAK")
 		return
 	}
+	if old := w.leaseOf[l.place]; old != nil { // the broker has forgotten that it is here
+		old.reply, old.renewed = l.reply, l.came
+		return
+	}
+	w.leaseOf[l.place] = l
 	s.each += (float64(l.count()) - s.each) / 8
 	w.leases[l] = struct{}{}
 	if w.stopping {
@@ -101,6 +111,9 @@ func (w *Worker) keep() {
 			w.mu.Lock()
 			for s := range w.sources {
 				s.asked = 0
+				for _, j := range s.tasks {
+					j.unsure = true // another may have worked on it since
+				}
 			}
 			w.mu.Unlock()
 		case <-tick.C:
@@ -139,7 +152,10 @@ func (w *Worker) pull() {
 		}
 		n := 1 // of one that has had nothing: the first task makes it lively
 		if s.lively {
-			n = max(1, int(float64(room*s.weight()/total)/s.each))
+			n = min(max(1, int(float64(room*s.weight()/total)/s.each)), maxPull)
+		}
+		if now.Before(s.wary) {
+			n = 1
 		}
 		s.lively = len(s.tasks) > 0
 		request := fmt.Appendf(nil, `{"batch":%d,"expires":%d,"no_wait":true}`, n, policy.MaxPullWait)

@@ -107,17 +107,20 @@ func TestSharedAmongWorkers(t *testing.T) {
 			return nil, ctx.Err()
 		}
 	}
+	js := ownerOf(t, w)
 	for i := range 4 {
 		_, err := w.Agent(fmt.Sprint("exec-", i+1)).Work(w.Ctx(), "work", handler, agentbus.Concurrency(4))
 		bustest.Check(t, err)
 	}
 	list, err := planner.EnqueueBatch(w.Ctx(), "work", named(16))
 	bustest.Check(t, err)
-	if n := streamOf(t, w, policy.TaskStream("work")).Msgs; n != 1 {
-		t.Fatalf("%d messages, want all tasks in one", n)
-	}
 	for range list {
 		bustest.Receive(t, begun)
+	}
+	var f envelope.Frame
+	bustest.Check(t, envelope.Parse(storedTask(t, w, js, 1).Data, &f))
+	if f.Count != 16 {
+		t.Fatalf("%d tasks in a message, want all", f.Count)
 	}
 	close(all)
 	for i, h := range list {

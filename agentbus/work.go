@@ -81,6 +81,7 @@ type Worker struct {
 	mu       sync.Mutex
 	waiting  sync.Cond           // for a task
 	leases   map[*lease]struct{} // all that have not been given back
+	leaseOf  map[place]*lease    // the same
 	fresh    []*lease            // have come, and may be settled already
 	ready    int                 // tasks in the sources
 	idle     int                 // handlers without one
@@ -125,7 +126,7 @@ func (b *Bus) Work(ctx context.Context, queue string, handler TaskHandler, optio
 	defer cancel()
 	ctx, cancel = b.untilClosed(ctx)
 	defer cancel()
-	w := &Worker{bus: b, handler: handler, limit: o.concurrency, leases: make(map[*lease]struct{}), pace: firstPace,
+	w := &Worker{bus: b, handler: handler, limit: o.concurrency, leases: make(map[*lease]struct{}), leaseOf: make(map[place]*lease), pace: firstPace,
 		wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	w.waiting.L = &w.mu
 	w.ctx, w.cancel = context.WithCancel(b.handlerContext(b.ctx))
@@ -272,7 +273,7 @@ func (w *Worker) lastPull(ctx context.Context, s *source) {
 	defer done()
 	m, err := l.nc.RequestWithContext(ctx, policy.TaskPull(s.queue.name, s.priority), []byte(`{"batch":1,"no_wait":true}`))
 	if err == nil && m.Reply != "" {
-		w.answer(&lease{msg: m}, "-NAK")
+		w.answer(&lease{reply: m.Reply}, "-NAK")
 	}
 }
 

@@ -127,7 +127,6 @@ func TestTamperedTasks(t *testing.T) {
 		bad[i*(len(bad)-1)/(flips-1)] ^= 1 << (i % 8)
 		put(bad)
 	}
-	put(nil)
 	put(frame[:len(frame)/2])
 	put(append(bytes.Clone(frame), 0))
 	put(edited(t, frame, func(f *envelope.Frame) { f.Sender = bytes.Replace(f.Sender, []byte("alice"), []byte("mallory"), 1) }))
@@ -159,6 +158,20 @@ func TestTamperedTasks(t *testing.T) {
 		}
 	}
 	t.Logf("%d forged, %d dead letters, %+v", forged, len(letters), worker.Stats())
+}
+
+// TestEmptyTasks: a message of nothing at all, which the server takes for the end of its answer to a worker, is a dead letter
+// like any other, and tasks behind it are worked on.
+func TestEmptyTasks(t *testing.T) {
+	t.Parallel()
+	w := newTaskWorld(t)
+	worker := w.work()
+	w.done(w.enqueue("jobs", "before"), "before")
+	for range 3 {
+		w.insert(policy.TaskSubject("jobs", agentbus.DefaultPriority), nil)
+		w.done(w.enqueue("jobs", "behind"), "behind")
+	}
+	awaitStats(t, worker, func(s agentbus.WorkStats) bool { return s.Dead == 3 })
 }
 
 func awaitStats(t testing.TB, worker *agentbus.Worker, ok func(agentbus.WorkStats) bool) {

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -228,8 +229,8 @@ type noted struct {
 	ids   map[string]int // how many messages there are of each task
 }
 
-// look lists a whole stream. id says which task a message belongs to.
-func (w *killWorld) look(js jetstream.JetStream, stream string, id func(*jetstream.RawStreamMsg) string) noted {
+// look lists a whole stream. ids says which tasks a message stands for.
+func (w *killWorld) look(js jetstream.JetStream, stream string, ids func(*jetstream.RawStreamMsg) []string) noted {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), killPatience)
 	defer cancel()
@@ -242,19 +243,33 @@ func (w *killWorld) look(js jetstream.JetStream, stream string, id func(*jetstre
 		for m, err := range some {
 			bustest.Check(w.t, err)
 			if next = m.Sequence + 1; m.Sequence <= found.state.LastSeq {
-				found.ids[id(m)]++
+				for _, id := range ids(m) {
+					found.ids[id]++
+				}
 			}
 		}
 	}
 	return found
 }
 
-// tasksIn and resultsIn name the tasks that the messages of a queue's streams belong to.
-func (w *killWorld) tasksIn(m *jetstream.RawStreamMsg) string { return parse(w.t, m.Data).ID.String() }
+// tasksIn and resultsIn name the tasks that the messages of a queue's streams stand for. The ids of those that share a
+// frame follow one another. What a worker has put back of it stands in the log already.
+func (w *killWorld) tasksIn(m *jetstream.RawStreamMsg) (ids []string) {
+	if m.Header.Get("Sealbus-Part") != "" {
+		return nil
+	}
+	f := parse(w.t, m.Data)
+	for i := range uint64(f.Count) {
+		id := f.ID
+		binary.BigEndian.PutUint64(id[8:], binary.BigEndian.Uint64(id[8:])+i)
+		ids = append(ids, id.String())
+	}
+	return ids
+}
 
-func (w *killWorld) resultsIn(m *jetstream.RawStreamMsg) string {
+func (w *killWorld) resultsIn(m *jetstream.RawStreamMsg) []string {
 	_, id, _ := policy.CutResultSubject(m.Subject)
-	return id
+	return []string{id}
 }
 
 // ledger is what a test knows of the tasks that it has asked to be stored. Every attempt has a number of its own, so that
