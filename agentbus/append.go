@@ -17,6 +17,7 @@ type entry struct {
 	subject string
 	frame   []byte
 	id      ulid.ULID
+	expect  jetstream.PublishOpt // of one that goes alone: what the stream is to hold before it; may be nil
 }
 
 // append puts frames into a stream, all or none and in order, and returns when the broker has acknowledged that they
@@ -60,7 +61,11 @@ func (s *store) hand(ctx context.Context, stream string, entries []entry) error 
 	defer done()
 	if len(entries) == 1 {
 		e := entries[0]
-		_, err := l.js.Publish(ctx, e.subject, e.frame, jetstream.WithMsgID(e.id.String()), jetstream.WithExpectStream(stream))
+		options := []jetstream.PublishOpt{jetstream.WithMsgID(e.id.String()), jetstream.WithExpectStream(stream)}
+		if e.expect != nil {
+			options = append(options, e.expect)
+		}
+		_, err := l.js.Publish(ctx, e.subject, e.frame, options...)
 		return err
 	}
 	messages := make([]*nats.Msg, len(entries))

@@ -34,6 +34,9 @@ func (b *Bus) Enqueue(ctx context.Context, queue string, payload []byte, options
 	if err != nil {
 		return nil, err
 	}
+	if it.unique != nil {
+		return b.enqueueUnique(ctx, queue, l, it)
+	}
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	it.until, _ = ctx.Deadline()
@@ -86,6 +89,9 @@ func (b *Bus) batchOf(ctx context.Context, queue string, tasks []NewTask, first 
 			return some, tasks[i:], nil
 		}
 		_, it, err := b.preparedTask(ctx, queue, t.Payload, t.Options)
+		if err == nil && it.unique != nil {
+			err = errUniqueBatch
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("task %d of the batch: %w", first+i, err)
 		}
@@ -165,8 +171,8 @@ func (b *Bus) preparedTask(ctx context.Context, queue string, payload []byte, op
 		return nil, nil, err
 	}
 	it := &item{kind: envelope.KindTask, subject: queue, nats: policy.TaskSubject(queue, d.priority),
-		message: envelope.Message{Headers: headers, Payload: payload}}
-	if time.Until(d.notBefore) > holdTime {
+		message: envelope.Message{Headers: headers, Payload: payload}, unique: d.uniqueAt(d.priority)}
+	if time.Until(d.notBefore) > holdTime && it.unique == nil {
 		// The broker's clock tells when it is due, the worker's when it begins.
 		it.due, it.nats = d.notBefore.Add(-holdTime/2), policy.DueSubject(queue, d.priority)
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sealbus/sealbus/internal/envelope"
+	"github.com/sealbus/sealbus/keyring"
 )
 
 const (
@@ -46,6 +47,10 @@ const (
 	lookPause    = time.Second            // before a task comes again whose result could not be looked up
 	keyPause     = 2 * time.Second        // or whose key is not there
 	holdTime     = 2 * time.Second        // before its time a task may wait at a worker
+
+	maxUniqueKey  = keyring.MaxPseudonymValue
+	maxClaimReads = 16              // hashes of one unique key that are looked up at a time
+	claimPatience = 2 * time.Second // for the card or key that what stands under a claim needs
 
 	maxAttempts = 1000
 	maxTaskKind = 64

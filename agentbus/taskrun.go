@@ -78,7 +78,7 @@ func (w *Worker) run(l *lease) {
 func (w *Worker) open(l *lease) (*opened, error) {
 	q := l.source.queue
 	var o keyring.Opened
-	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindTask), Recipient: q.name}
+	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindTask), Recipient: taskRecipient(q.name, l.msg.Subject)}
 	if err := q.rc.Open(l.msg.Data, want, &o); err != nil {
 		if missing(err) {
 			w.await(l)

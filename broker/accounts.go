@@ -119,6 +119,8 @@ func singles(p *policy.Policy) []string {
 	for _, q := range queues(p) {
 		list = append(list,
 			policy.TaskPattern(q.name),
+			policy.UniquePattern(q.name),
+			policy.StreamGet(policy.TaskStream(q.name), policy.UniquePattern(q.name)),
 			policy.ResultSubject(q.name, "*"),
 			policy.DeadSubject(q.name, "*"),
 			policy.ControlSubject(q.name, "*", ">"),
