@@ -49,8 +49,8 @@ const (
 	holdTime     = 2 * time.Second        // before its time a task may wait at a worker
 
 	maxUniqueKey  = keyring.MaxPseudonymValue
-	maxClaimReads = 16              // hashes of one unique key that are looked up at a time
-	claimPatience = 2 * time.Second // for the card or key that what stands under a claim needs
+	maxClaimReads = 16          // hashes of one unique key that are looked up at a time
+	claimPatience = time.Second // for the card or key that what stands under a claim needs
 
 	maxAttempts = 1000
 	maxTaskKind = 64

@@ -271,14 +271,20 @@ func (c *uniqueClaim) attest(ctx context.Context, hash string, last standing) (k
 		return keyring.Attested{}, misdirected("under the claim of another key")
 	}
 	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindTask), Recipient: policy.UniqueRecipient(queue, hash, priority)}
-	ctx, cancel := context.WithTimeout(ctx, claimPatience)
+	patience, cancel := context.WithTimeout(ctx, claimPatience)
 	defer cancel()
+	var none error
 	for {
-		a, err := c.bus.ring.Attest(ctx, last.frame, c.channel, want)
-		if keyring.ReasonOf(err) != keyring.NoCard || ctx.Err() != nil {
+		a, err := c.bus.ring.Attest(patience, last.frame, c.channel, want)
+		switch {
+		case keyring.ReasonOf(err) == keyring.NoCard:
+			none = err
+		case err == nil || none == nil || patience.Err() == nil || ctx.Err() != nil:
 			return a, err
 		}
-		pause(ctx, cardPause)
+		if pause(patience, cardPause); patience.Err() != nil {
+			return a, none
+		}
 	}
 }
 
