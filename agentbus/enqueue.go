@@ -172,7 +172,7 @@ func (b *Bus) preparedTask(ctx context.Context, queue string, payload []byte, op
 	}
 	it := &item{kind: envelope.KindTask, subject: queue, nats: policy.TaskSubject(queue, d.priority),
 		message: envelope.Message{Headers: headers, Payload: payload}, unique: d.uniqueAt(d.priority)}
-	if time.Until(d.notBefore) > holdTime && it.unique == nil {
+	if time.Until(d.notBefore) > holdTime {
 		// The broker's clock tells when it is due, the worker's when it begins.
 		it.due, it.nats = d.notBefore.Add(-holdTime/2), policy.DueSubject(queue, d.priority)
 	}
