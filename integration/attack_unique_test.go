@@ -238,6 +238,44 @@ func TestFakedResultFreesNoKey(t *testing.T) {
 	}
 }
 
+// TestLiedAboutClaims: a broker that answers the question what stands under a claim with another claim's task, in all that it
+// says the truth of that one, has no enqueuer believe that its key is taken.
+func TestLiedAboutClaims(t *testing.T) {
+	t.Parallel()
+	w := newTaskWorld(t)
+	other := w.claim("jobs", "other", "other")
+	c := w.Config("alice")
+	liar := lie(t, w.World, c.Identity, func(d delivery) []delivery { return []delivery{d} })
+	c.Servers = []string{liar.url}
+	alice := sitWith(t, w.World, c)
+	_, err := alice.Enqueue(w.Ctx(), "jobs", []byte("again"), agentbus.Unique("other", 0))
+	var d *agentbus.DuplicateError
+	if !errors.As(err, &d) || d.Task != other.ID() {
+		t.Fatalf("the truth: %v", err)
+	}
+	for _, kept := range [][2]string{{"", ""}, {other.hash, strings.Repeat("0", policy.ClaimChars)}} { // as it is, and under a hash of nobody's
+		lies := 0
+		liar.answers(func(header, data []byte) ([]byte, []byte) {
+			if lies > 0 || !bytes.Contains(header, []byte("404")) {
+				return header, data
+			}
+			lies++
+			said := "NATS/1.0\r\nNats-Stream: SB_TASK_jobs\r\nNats-Subject: " + other.subject + "\r\nNats-Sequence: 1\r\nNats-Time-Stamp: 2026-11-24T00:00:00Z\r\n\r\n"
+			return []byte(strings.Replace(said, kept[0], kept[1], 1)), other.frame
+		})
+		h, err := alice.Enqueue(w.Ctx(), "jobs", []byte("own"), agentbus.Unique("mine"+kept[1], 0))
+		if err != nil || h.ID() == other.ID() {
+			t.Errorf("task %v: %v", h, err)
+		}
+		liar.answers(nil)
+		if lies != 1 || alice.Stats().Rejected[keyring.Misdirected] == 0 {
+			t.Errorf("%d lies, rejected %v", lies, alice.Stats().Rejected)
+		}
+	}
+	w.work()
+	w.done(other.TaskHandle, "other")
+}
+
 // TestRevokedClaim: what a revoked agent has enqueued has no key, since no worker takes it.
 func TestRevokedClaim(t *testing.T) {
 	t.Parallel()
