@@ -27,7 +27,7 @@ type NewTask struct {
 // same task is sent again until ctx ends (after Config.RequestTimeout if ctx has no deadline); the broker stores it once.
 // After an error the task may be stored or not.
 //
-// The error is ErrNotEntitled where the policy does not let this agent enqueue there, ErrTooLarge for a payload of more
+// The error is a *DuplicateError for a Unique task whose key another has, ErrNotEntitled where the policy does not let this agent enqueue there, ErrTooLarge for a payload of more
 // than MaxPayload bytes, and of the broker when the queue's stream is full.
 func (b *Bus) Enqueue(ctx context.Context, queue string, payload []byte, options ...EnqueueOption) (*TaskHandle, error) {
 	l, it, err := b.preparedTask(ctx, queue, payload, options)

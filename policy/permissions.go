@@ -84,7 +84,7 @@ func (g *grants) channel(ch Channel) {
 }
 
 // queue grants what enqueuers and workers of a queue need. Neither may look at the log of tasks but through its
-// consumers, and both write controls under their own name only.
+// consumers, and enqueuers at what was stored last under a claim, and both write controls under their own name only.
 func (g *grants) queue(name string, enqueues, works bool) {
 	if enqueues {
 		for priority := range Priorities {
