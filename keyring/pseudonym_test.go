@@ -12,6 +12,29 @@ import (
 	"testing/synctest"
 )
 
+// vectorPseudonym is what stands for a value among the readers of a vector's channel.
+type vectorPseudonym struct {
+	Purpose   string   `json:"purpose"`
+	Value     string   `json:"value"`
+	Info      hexBytes `json:"info"`
+	Pseudonym hexBytes `json:"pseudonym"`
+}
+
+func (v *vector) withPseudonym(purpose, value string) *vector {
+	info := []byte("sealbus/v1 pseudonym")
+	for _, part := range []string{v.Channel, purpose, value} {
+		info = append(binary.BigEndian.AppendUint16(info, uint16(len(part))), part...)
+	}
+	v.Pseudonym = &vectorPseudonym{Purpose: purpose, Value: value, Info: info, Pseudonym: derive(v.K, info)[:PseudonymSize]}
+	return v
+}
+
+func (v *vector) verifyPseudonym(t *testing.T, k secret) {
+	p := v.Pseudonym
+	equal(t, "pseudonym info", info(labelPseudonym, v.Channel, p.Purpose, p.Value), p.Info)
+	equal(t, "pseudonym", value(k.derive(PseudonymSize, labelPseudonym, v.Channel, p.Purpose, p.Value))(t), p.Pseudonym)
+}
+
 // TestPseudonyms: readers of a channel make the same ones, different for each value, purpose, channel and key; and nobody else makes any.
 func TestPseudonyms(t *testing.T) {
 	queueWorld(t, func(t *testing.T, w *world) {
