@@ -37,8 +37,8 @@ func (e *DuplicateError) Error() string {
 // The key is 1 to 1,024 bytes, and one namespace for all enqueuers of the queue. The broker sees a hash of it, which
 // it cannot make for keys that it guesses: it sees that two tasks have the same key, not which. The task is its own claim: it is
 // stored only if nothing else has been since Enqueue looked, so that of any number that try at the same time one gets in, and nobody who dies
-// midway leaves a key taken. A task whose own result cannot be opened any more, because its worker's card expired more than 7 days
-// before, holds its key until it leaves the log, after the queue's retain. Revive does not take the key again.
+// midway leaves a key taken. A task whose result cannot be opened any more, because that is more than 7 days old and its
+// worker's card has expired, holds its key until it leaves the log, after the queue's retain. Revive does not take the key again.
 //
 // Hashes are made with the key of the queue's results, which rotates. Enqueue looks under all that this agent holds, at the cost of one
 // read each. For the moments in which one enqueuer holds the newest key and another not yet, each can enqueue a task; and so
@@ -246,8 +246,8 @@ func (c *uniqueClaim) free(ctx context.Context, hash string, last standing) erro
 		return nil
 	}
 	a, err := c.attest(ctx, hash, last)
-	if r := (*keyring.Rejection)(nil); errors.As(err, &r) {
-		c.bus.counts.rejectedFor(r.Reason)
+	if isRejected(err) {
+		c.bus.counts.rejectedFor(keyring.ReasonOf(err))
 		return nil
 	}
 	if err != nil {
