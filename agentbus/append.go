@@ -17,7 +17,8 @@ type entry struct {
 	subject string
 	frame   []byte
 	id      ulid.ULID
-	part    string // see headerPart
+	part    string               // see headerPart
+	expect  jetstream.PublishOpt // of one that goes alone: what the stream is to hold before it; may be nil
 }
 
 // append puts frames into a stream, all or none and in order, and returns when the broker has acknowledged that they
@@ -74,7 +75,11 @@ func (s *store) hand(ctx context.Context, stream string, entries []entry) error 
 		messages[i] = m
 	}
 	if len(messages) == 1 {
-		_, err := l.js.PublishMsg(ctx, messages[0])
+		var options []jetstream.PublishOpt
+		if expect := entries[0].expect; expect != nil {
+			options = append(options, expect)
+		}
+		_, err := l.js.PublishMsg(ctx, messages[0], options...)
 		return err
 	}
 	// One acknowledgement, and one sync to disk, for all: the batch is bounded, so that none is needed before.

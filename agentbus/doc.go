@@ -98,6 +98,9 @@
 //     all of the task. Revive puts it back, as a new task with an id of its own.
 //   - What fails a check is no task. It is rejected as any frame is, and becomes a dead letter of its own, whose reason is DeadUnopenable.
 //     A task whose key or whose sender's card is not here goes back to the queue and waits: it is not dead.
+//   - With Unique, one task of a key stands at a time, until it has a result or is dead, or for a time. Whoever comes later gets a
+//     *DuplicateError, which names that task. The broker sees a keyed hash of the key. It can have a second task run; it cannot
+//     name one that is not of the key.
 //   - Tasks have no order. Those of a lower priority number go first more often; none waits for ever.
 //   - A task begins no earlier than At says. One that is due in more than 2 seconds waits with the broker; late it can be.
 //   - A worker takes along what its handlers do in about a fifth of a second, so that slow tasks do not wait behind others while another

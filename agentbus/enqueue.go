@@ -27,12 +27,15 @@ type NewTask struct {
 // same task is sent again until ctx ends (after Config.RequestTimeout if ctx has no deadline); the broker stores it once.
 // After an error the task may be stored or not.
 //
-// The error is ErrNotEntitled where the policy does not let this agent enqueue there, ErrTooLarge for a payload of more
+// The error is a *DuplicateError for a Unique task whose key another has, ErrNotEntitled where the policy does not let this agent enqueue there, ErrTooLarge for a payload of more
 // than MaxPayload bytes, and of the broker when the queue's stream is full.
 func (b *Bus) Enqueue(ctx context.Context, queue string, payload []byte, options ...EnqueueOption) (*TaskHandle, error) {
 	l, it, err := b.preparedTask(ctx, queue, payload, options)
 	if err != nil {
 		return nil, err
+	}
+	if it.unique != nil {
+		return b.enqueueUnique(ctx, queue, l, it)
 	}
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
@@ -88,6 +91,9 @@ func (b *Bus) batchOf(ctx context.Context, queue string, tasks []NewTask, first 
 			return some, tasks[i:], nil
 		}
 		_, it, err := b.preparedTask(ctx, queue, t.Payload, t.Options)
+		if err == nil && it.unique != nil {
+			err = errUniqueBatch
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("task %d of the batch: %w", first+i, err)
 		}
@@ -174,7 +180,7 @@ func (b *Bus) preparedTask(ctx context.Context, queue string, payload []byte, op
 		return nil, nil, err
 	}
 	it := &item{kind: envelope.KindTask, subject: queue, nats: policy.TaskSubject(queue, d.priority),
-		message: envelope.Message{Headers: headers, Payload: payload}}
+		message: envelope.Message{Headers: headers, Payload: payload}, unique: d.uniqueAt(d.priority)}
 	if time.Until(d.notBefore) > holdTime {
 		// The broker's clock tells when it is due, the worker's when it begins.
 		it.due, it.nats = d.notBefore.Add(-holdTime/2), policy.DueSubject(queue, d.priority)

@@ -81,6 +81,8 @@ type item struct {
 	committed bool
 	wanted    bool // the caller wants a Publication
 	alone     bool // and does not wait for it here
+
+	unique *uniqueKey // of a unique task, which no lane takes; else nil
 }
 
 // add takes a message in. It blocks only while the lane is full; the payload is copied.

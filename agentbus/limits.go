@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sealbus/sealbus/internal/envelope"
+	"github.com/sealbus/sealbus/keyring"
 )
 
 const (
@@ -55,6 +56,10 @@ const (
 	keyPause     = 2 * time.Second        // or whose key is not there
 	maxAhead     = time.Minute            // or whose time is ahead of the clock, at most
 	holdTime     = 2 * time.Second        // before its time a task may wait at a worker
+
+	maxUniqueKey  = keyring.MaxPseudonymValue
+	maxClaimReads = 16          // hashes of one unique key that are looked up at a time
+	claimPatience = time.Second // for the card or key that what stands under a claim needs
 
 	maxAttempts = 1000
 	maxTaskKind = 64

@@ -13,7 +13,8 @@ type EnqueueOption interface{ applyEnqueue(*taskDraft) error }
 type taskDraft struct {
 	outgoing
 	terms
-	given map[string]bool
+	given  map[string]bool
+	unique *uniqueKey // nil: not
 }
 
 type enqueueOption func(*taskDraft) error

@@ -93,7 +93,7 @@ func (w *Worker) open(first *leasedTask) ([]*leasedTask, error) {
 	l := first.lease
 	q := l.source.queue
 	var o keyring.Opened
-	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindTask), Recipient: q.name}
+	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindTask), Recipient: taskRecipient(q.name, l.msg.Subject)}
 	if err := q.rc.Open(l.msg.Data, want, &o); err != nil {
 		if missing(err) {
 			w.await(first)

@@ -120,6 +120,8 @@ func singles(p *policy.Policy) []string {
 		list = append(list,
 			policy.TaskPattern(q.name),
 			policy.SpreadPattern(q.name),
+			policy.UniquePattern(q.name),
+			policy.StreamGet(policy.TaskStream(q.name), policy.UniquePattern(q.name)),
 			policy.ResultSubject(q.name, "*"),
 			policy.DeadSubject(q.name, "*"),
 			policy.ControlSubject(q.name, "*", ">"),

@@ -46,6 +46,8 @@ func TestImports(t *testing.T) {
 		"STORE service sb.result.q.* sb.result.q.*",
 		"STORE service sb.spread.q.* sb.spread.q.*",
 		"STORE service sb.task.q.* sb.task.q.*",
+		"STORE service sb.unique.q.*.* sb.unique.q.*.*",
+		"STORE service $JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.*.* $JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.*.*",
 		"STORE service *.topic.prices *.topic.prices",
 		"STORE service *.topic.secret *.topic.secret",
 		"STORE service sb.nowhere $JS.API.INFO",

@@ -53,7 +53,7 @@ func (a *attack) queues(alice, dave *client) {
 // ownInQueue reports whether mallory may have written a message to a stream of a
 // queue.
 func ownInQueue(m string) bool {
-	for _, own := range []string{"sb.task.q.0=", "sb.task.q.1=", "sb.due.q.1=", "sb.held.q.mallory.", "sb.result.q.", "sb.dead.q.", "sb.control.q.mallory."} {
+	for _, own := range []string{"sb.task.q.0=", "sb.task.q.1=", "sb.unique.q.M.0=", "sb.due.q.1=", "sb.held.q.mallory.", "sb.result.q.", "sb.dead.q.", "sb.control.q.mallory."} {
 		if strings.HasPrefix(m, own) {
 			return true
 		}
@@ -82,6 +82,12 @@ func (a *attack) consumers(all map[string][]string) {
 func (a *attack) queueWays() []way {
 	list := []way{
 		{name: "ack of a task", subject: "sb.task.q.0", body: "evil", expect: "SB_TASK_q"},
+		{name: "ack of a unique task", subject: "sb.unique.q.M.0", body: "evil", expect: "SB_TASK_q"},
+		{name: "a unique task that comes too late", subject: "sb.unique.q.M.0", body: "evil", expect: "wrong last sequence",
+			header: nats.Header{"Nats-Expected-Last-Subject-Sequence": {"99999"}, "Nats-Expected-Last-Subject-Sequence-Subject": {"sb.unique.q.M.*"}}},
+		{name: "read of a claim", subject: policy.StreamGet("SB_TASK_q", "sb.unique.q.M.*"), expect: "evil"},
+		{name: "read of no claim", subject: policy.StreamGet("SB_TASK_q", "sb.unique.q.M2.*"), expect: "404"},
+		{name: "read of a claim with a body", subject: policy.StreamGet("SB_TASK_q", "sb.unique.q.M.0"), body: `{"next_by_subj":"sb.task.q.2","seq":1}`, expect: "408"},
 		{name: "ack of a result", subject: "sb.result.q.M2", body: "evil", expect: "SB_RESULT_q"},
 		{name: "ack of a dead letter", subject: "sb.dead.q.M2", body: "evil", expect: "SB_DEAD_q"},
 		{name: "ack of a control", subject: "sb.control.q.mallory.M2", body: "evil", expect: "SB_CONTROL_q"},
@@ -108,7 +114,7 @@ func (a *attack) queueWays() []way {
 
 // queueTargets are what mallory would like others' answers to be written to.
 var queueTargets = []string{
-	"sb.task.other.0", "sb.task.other.2", "sb.task.q.2", "sb.task.q.3",
+	"sb.task.other.0", "sb.task.other.2", "sb.task.q.2", "sb.task.q.3", "sb.unique.other.X.0", "sb.unique.q.X.2", "$JS.API.DIRECT.GET.SB_TASK_other.sb.unique.other.X.2",
 	"sb.result.other.X", "sb.result.other." + ulid.Make().String(), "sb.dead.other.Y", "sb.progress.other.Y",
 	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause",
 	"sb.delay.other.alice.one", "sb.delay.q.alice.one", "sb.delay.other.mallory.x",
@@ -123,6 +129,8 @@ var queueTargets = []string{
 // queueForbidden are subjects that mallory, who may do everything in q, may not
 // publish to.
 var queueForbidden = []string{
+	"sb.unique.other.X.0", "sb.unique.q.0", "sb.unique.q.X.4", "sb.unique.*.X.0", "sb.unique.q.X.Y.0", "sb.unique.>",
+	"$JS.API.DIRECT.GET.SB_TASK_q.>", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.>", "$JS.API.DIRECT.GET.SB_TASK_q.*.q.>", "$JS.API.DIRECT.GET.SB_TASK_q.sb.*.q.*", "$JS.API.DIRECT.GET.SB_TASK_other.sb.unique.other.X.0",
 	"sb.task.other.0", "sb.task.other.2", "sb.task.q", "sb.task.q.4", "sb.task.q.*", "sb.task.>", "x.task.q.0", "sb.task.q.0.x",
 	"sb.result.other.X", "sb.result.q", "sb.result.q.x.y", "sb.result.*.x", "sb.dead.other.X", "sb.progress.other.X",
 	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause", "sb.control.q.*.pause", "sb.control.q.mallory",
@@ -143,6 +151,6 @@ var queueForbidden = []string{
 
 // queueUnheard are subjects that mallory may not subscribe to.
 var queueUnheard = []string{
-	"sb.task.>", "sb.task.q.0", "sb.task.q.*", "sb.*.q.>", "sb.result.other.>", "sb.result.*.x", "sb.dead.other.>", "sb.progress.other.>", "sb.control.>", "sb.control.other.>", "sb.control.*.alice.pause",
+	"sb.unique.>", "sb.unique.q.X.0", "sb.unique.q.*.*", "sb.task.>", "sb.task.q.0", "sb.task.q.*", "sb.*.q.>", "sb.result.other.>", "sb.result.*.x", "sb.dead.other.>", "sb.progress.other.>", "sb.control.>", "sb.control.other.>", "sb.control.*.alice.pause",
 	"sb.delay.>", "sb.delay.q.mallory.x", "sb.held.>", "sb.due.>", "$JS.ACK.>", "$JS.ACK.SB_TASK_q.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p0", "$JS.EVENT.ADVISORY.>", "_R_.>",
 }

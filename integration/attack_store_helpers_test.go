@@ -154,7 +154,11 @@ func (w *storeWorld) marker(subjects []string) *nats.Msg {
 	for _, s := range subjects {
 		if strings.ContainsAny(s, "*>") {
 			token := fmt.Sprint("m", w.markers, markerSuffix)
-			return &nats.Msg{Subject: strings.NewReplacer("*", token, ">", token).Replace(s)}
+			m := &nats.Msg{Subject: strings.NewReplacer("*", token, ">", token).Replace(s)}
+			if !strings.HasSuffix(m.Subject, markerSuffix) {
+				m.Data = []byte(markerSuffix)
+			}
+			return m
 		}
 	}
 	return &nats.Msg{Subject: subjects[len(subjects)-1], Data: []byte(markerSuffix)}

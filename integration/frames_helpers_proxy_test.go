@@ -23,9 +23,29 @@ type liar struct {
 	url     string
 	deliver func(delivery) []delivery
 
-	mu    sync.Mutex
-	conns []net.Conn
-	done  sync.WaitGroup
+	mu     sync.Mutex
+	conns  []net.Conn
+	answer func(header, data []byte) (lieHeader, lieData []byte) // what becomes of a message with headers; nil: nothing
+	done   sync.WaitGroup
+}
+
+// answers has every message with headers changed, from now on.
+func (l *liar) answers(f func(header, data []byte) (lieHeader, lieData []byte)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answer = f
+}
+
+// headed is changed for a message with headers.
+func (l *liar) headed(args []string, body []byte, line []byte) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, err := strconv.Atoi(args[len(args)-2])
+	if l.answer == nil || err != nil || n > len(body) {
+		return fmt.Appendf(line, "%s\r\n", body)
+	}
+	header, data := l.answer(body[:n], body[n:])
+	return fmt.Appendf(nil, "%s %d %d\r\n%s%s\r\n", strings.Join(args[:len(args)-2], " "), len(header), len(header)+len(data), header, data)
 }
 
 // delivery is one MSG of the NATS protocol, on its way to the agent.
@@ -104,8 +124,10 @@ func (l *liar) forward(agent io.Writer, node *bufio.Reader) error {
 			if _, err := io.ReadFull(node, body); err != nil {
 				return err
 			}
-			if out = append(out, body...); args[0] == "MSG" {
+			if args[0] == "MSG" {
 				out = l.changed(args, body[:size])
+			} else {
+				out = l.headed(args, body[:size], out)
 			}
 		}
 		if _, err := agent.Write(out); err != nil {

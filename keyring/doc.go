@@ -76,6 +76,9 @@
 // A key that nobody has any more is gone, and what was sealed under it with it. [Ring.AwaitStored] asks, and says no more than
 // that it has not come yet.
 //
+// [Ring.Attest] proves who has sealed a signed frame that was kept without opening it, to an agent that has no key of its channel, nor any part
+// in that. [Ring.Pseudonyms] are what stands for a value where the broker can see it: the same for all readers of a channel.
+//
 // # At rest
 //
 // A state directory is mode 0700, its files 0600, and it belongs to one process at a time. All that it holds is encrypted with

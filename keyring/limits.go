@@ -18,6 +18,9 @@ const (
 	// renewalPatience is how long after a frame its sender may take to publish the card that it was sealed under, renewed.
 	renewalPatience = time.Minute
 
+	// MaxPseudonymValue is the longest value of Ring.Pseudonyms, in bytes.
+	MaxPseudonymValue = 1024
+
 	// SessionFrames and SessionLife bound one sender's session: after either a new session, and so a
 	// new AES-GCM key, begins. 2^31 frames stay far below the 2^32 random nonces that NIST SP 800-38D
 	// (section 8.3) allows under one key.

@@ -119,21 +119,26 @@ func (s secret) prfKey() (*hkdfprf.Key, error) {
 	return hkdfprf.NewKey(secretdata.NewBytesFromData(s.bytes(), insecuresecretdataaccess.Token{}), prfParameters)
 }
 
-// senderKey is K_s = Derive(K, "sender", channel, SPIFFE ID): all that a writer who is no reader holds.
-func (s secret) senderKey(channel, sender string) (secret, error) {
+// derive is Derive(K, label, parts), its first size bytes.
+func (s secret) derive(size uint32, label string, parts ...string) ([]byte, error) {
 	k, err := s.prfKey()
 	if err != nil {
-		return secret{}, err
+		return nil, err
 	}
 	h, err := handleOf(k)
 	if err != nil {
-		return secret{}, err
+		return nil, err
 	}
 	set, err := prf.NewPRFSet(h)
 	if err != nil {
-		return secret{}, err
+		return nil, err
 	}
-	out, err := set.ComputePrimaryPRF(info(labelSender, channel, sender), secretSize)
+	return set.ComputePrimaryPRF(info(label, parts...), size)
+}
+
+// senderKey is K_s = Derive(K, "sender", channel, SPIFFE ID): all that a writer who is no reader holds.
+func (s secret) senderKey(channel, sender string) (secret, error) {
+	out, err := s.derive(secretSize, labelSender, channel, sender)
 	if err != nil {
 		return secret{}, err
 	}

@@ -50,6 +50,8 @@ type vector struct {
 
 	Wrap  *vectorWrap  `json:"wrap,omitempty"`
 	Frame *vectorFrame `json:"frame,omitempty"`
+
+	Pseudonym *vectorPseudonym `json:"pseudonym,omitempty"`
 }
 
 type vectorWrap struct {
@@ -210,6 +212,7 @@ func allVectors() []*vector {
 		newVector("derivation-topic", "K, K_s, session key and commitment on a topic", "topic/prices", feed, 1),
 		newVector("derivation-pair", "the same on a pair, under the highest key id", "pair/exec-1~planner", exec, 1<<32-1),
 		newVector("derivation-other-sender", "another sender of the first vector's channel", "topic/prices", "spiffe://example.org/agent/feed-2", 1),
+		newVector("pseudonym-unique-task", "the claim of a unique task", "result/work", exec, 7).withPseudonym("unique task", "report 2026-11-24"),
 		newVector("wrap-reader", "K for a reader", "topic/prices", exec, 0x01020304).withWrap(roleReader, exec),
 		newVector("wrap-writer", "K_s for a writer", "topic/prices", feed, 0x01020304).withWrap(roleWriter, feed),
 		newVector("frame-unsigned", "one message, no signature", "topic/gossip", feed, 0xcafe).withFrame(0, "gossip.x", "hello"),
@@ -262,6 +265,9 @@ func (v *vector) verify(t *testing.T) {
 	equal(t, "what the session key opens", plain, []byte("x"))
 	if v.Wrap != nil {
 		v.verifyWrap(t)
+	}
+	if v.Pseudonym != nil {
+		v.verifyPseudonym(t, k)
 	}
 	if v.Frame != nil {
 		bubble(t, v.verifyFrame)

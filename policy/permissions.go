@@ -84,13 +84,14 @@ func (g *grants) channel(ch Channel) {
 }
 
 // queue grants what enqueuers and workers of a queue need. Neither may look at the log of tasks but through its
-// consumers, and both write controls under their own name only.
+// consumers, and enqueuers at what was stored last under a claim, and both write controls under their own name only.
 func (g *grants) queue(name string, enqueues, works bool) {
 	if enqueues {
 		for priority := range Priorities {
-			g.publish.add(TaskSubject(name, priority))
+			g.publish.add(TaskSubject(name, priority), UniqueSubject(name, "*", priority))
 		}
-		g.publish.add(DelaySubject(name, g.agent, "*"))
+		// What stands under a claim, and nothing else of the log; only workers can open it.
+		g.publish.add(DelaySubject(name, g.agent, "*"), StreamGet(TaskStream(name), UniquePattern(name)))
 		g.reads(DeadStream(name), DeadSubject(name, "*"))
 		g.subscribe.add(ResultSubject(name, ">"), DeadSubject(name, ">"), ProgressSubject(name, ">"))
 	}

@@ -40,6 +40,7 @@ func feeds(agent string, prefixes ...string) []string {
 func enqueues(agent, q string) []string {
 	return append(both(agent, q),
 		"sb.task."+q+".0", "sb.task."+q+".1", "sb.task."+q+".2", "sb.task."+q+".3", "sb.delay."+q+"."+agent+".*",
+		"sb.unique."+q+".*.0", "sb.unique."+q+".*.1", "sb.unique."+q+".*.2", "sb.unique."+q+".*.3", "$JS.API.DIRECT.GET.SB_TASK_"+q+".sb.unique."+q+".*.*",
 		"$JS.API.DIRECT.GET.SB_DEAD_"+q, "$JS.API.DIRECT.GET.SB_DEAD_"+q+".sb.dead."+q+".*")
 }
 
@@ -198,6 +199,8 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 			"writes to the feeds":       "sb.store.>",
 			"writes to default inboxes": "_INBOX.>",
 			"puts in tasks":             "sb.task.>",
+			"claims keys":               "sb.unique.>",
+			"reads the log":             "$JS.API.DIRECT.GET.SB_TASK_q.>",
 			"delays tasks":              "sb.delay.>",
 			"writes delayed tasks":      "sb.held.>",
 			"makes tasks due":           "sb.due.>",
@@ -226,6 +229,7 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 			"listens to the system":    "$SYS.>",
 			"reads default inboxes":    "_INBOX.>",
 			"reads tasks":              "sb.task.>",
+			"reads claims":             "sb.unique.>",
 			"reads delayed tasks":      "sb.delay.>",
 			"reads what is held":       "sb.held.>",
 			"reads what is due":        "sb.due.>",
@@ -255,6 +259,8 @@ revoked: [gone]
 		"$JS.API.DIRECT.GET.KV_SB_POLICY", "$JS.FC.KV_SB_KEYS.x", "$JS.ACK.SB_TOPIC_t.x.1", "$KV.SB_POLICY.current", "$KV.SB_POLICY.other",
 		"$KV.SB_CARDS.bob.01JD3K5Z7QXN9V8M6T4R2P0WBC", "$KV.SB_CARDS.planner", "$KV.SB_KEYS.topic.t.j.bob.x", "$KV.SB_KEYS.topic.t",
 		"$KV.SB_KEYS.pair.a.b.k.planner.x", "$KV.SB_KEYS.topic.other.k.planner.x", "sb.store.policy.current", "sb.topic.other",
+		"sb.unique.q", "sb.unique.q.x", "sb.unique.q.x.4", "sb.unique.q.x.0.x", "sb.unique.other.x.0", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.x",
+		"$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.x.0.x", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.other.x.0", "$JS.API.DIRECT.GET.SB_TASK_q.sb.due.q.0", "$JS.API.DIRECT.GET.SB_TASK_other.sb.unique.other.x.0",
 		"sb.task.q", "sb.task.q.4", "sb.spread.other.0", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.held.q.planner.x", "sb.due.q.0",
 		"sb.result.other.x", "sb.result.q", "sb.result.q.x.y", "sb.control.q.bob.pause", "sb.control.q.planner", "sb.control.other.planner.pause",
 		"$JS.API.STREAM.MSG.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.task.q.0", "$JS.API.DIRECT.GET.SB_DELAY_q", "$JS.API.STREAM.PURGE.SB_TASK_q",
@@ -316,15 +322,17 @@ func TestPermissionsAgreeWithMembership(t *testing.T) {
 		for _, queue := range p.Queues() {
 			writes, reads := p.CanWrite(policy.MustParseChannel("queue/"+queue), agent), p.CanRead(policy.MustParseChannel("queue/"+queue), agent)
 			for subject, want := range map[string]bool{
-				policy.TaskSubject(queue, 3):                     writes,
-				policy.DelaySubject(queue, agent, "x"):           writes,
-				policy.TaskPull(queue, 3):                        reads,
-				"$JS.ACK.SB_TASK_" + queue + ".p3.1.2.3.4.5":     reads,
-				policy.ResultSubject(queue, card):                reads,
-				policy.DeadSubject(queue, card):                  reads,
-				policy.ProgressSubject(queue, card):              reads,
-				policy.ControlSubject(queue, agent, "x.y"):       writes || reads,
-				policy.StreamGet(policy.ResultStream(queue), ""): writes || reads,
+				policy.TaskSubject(queue, 3):        writes,
+				policy.UniqueSubject(queue, "x", 3): writes,
+				policy.StreamGet(policy.TaskStream(queue), policy.UniqueSubject(queue, "x", 3)): writes,
+				policy.DelaySubject(queue, agent, "x"):                                          writes,
+				policy.TaskPull(queue, 3):                                                       reads,
+				"$JS.ACK.SB_TASK_" + queue + ".p3.1.2.3.4.5":                                    reads,
+				policy.ResultSubject(queue, card):                                               reads,
+				policy.DeadSubject(queue, card):                                                 reads,
+				policy.ProgressSubject(queue, card):                                             reads,
+				policy.ControlSubject(queue, agent, "x.y"):                                      writes || reads,
+				policy.StreamGet(policy.ResultStream(queue), ""):                                writes || reads,
 			} {
 				if got := allows(perms.Publish, subject); got != want {
 					t.Errorf("%s publishes to %s: %v, want %v", agent, subject, got, want)
