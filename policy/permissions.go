@@ -90,7 +90,7 @@ func (g *grants) queue(name string, enqueues, works bool) {
 		for priority := range Priorities {
 			g.publish.add(TaskSubject(name, priority))
 		}
-		g.publish.add(DelaySubject(name, g.agent, "*"))
+		g.publish.add(DelaySubject(name, g.agent, "*"), AskSubject(name, g.agent, AskPurge))
 		g.reads(DeadStream(name), DeadSubject(name, "*"))
 		g.subscribe.add(ResultSubject(name, ">"), DeadSubject(name, ">"), ProgressSubject(name, ">"))
 	}
@@ -102,7 +102,7 @@ func (g *grants) queue(name string, enqueues, works bool) {
 	}
 	g.reads(ResultStream(name), ResultSubject(name, "*"))
 	g.reads(ControlStream(name), ControlSubject(name, "*", ">"))
-	g.publish.add(ControlSubject(name, g.agent, ">"))
+	g.publish.add(ControlSubject(name, g.agent, ">"), AskSubject(name, g.agent, AskInfo))
 	g.subscribe.add(controlPrefix + name + ".>")
 }
 

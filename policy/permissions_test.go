@@ -38,7 +38,7 @@ func feeds(agent string, prefixes ...string) []string {
 // enqueues and works are what a queue's agents may publish, beside its keys.
 func enqueues(agent, q string) []string {
 	return append(both(agent, q),
-		"sb.task."+q+".0", "sb.task."+q+".1", "sb.task."+q+".2", "sb.task."+q+".3", "sb.delay."+q+"."+agent+".*",
+		"sb.task."+q+".0", "sb.task."+q+".1", "sb.task."+q+".2", "sb.task."+q+".3", "sb.delay."+q+"."+agent+".*", "sb.queue."+q+"."+agent+".purge",
 		"$JS.API.DIRECT.GET.SB_DEAD_"+q, "$JS.API.DIRECT.GET.SB_DEAD_"+q+".sb.dead."+q+".*")
 }
 
@@ -51,7 +51,7 @@ func works(agent, q string) []string {
 }
 
 func both(agent, q string) []string {
-	return []string{"sb.control." + q + "." + agent + ".>",
+	return []string{"sb.control." + q + "." + agent + ".>", "sb.queue." + q + "." + agent + ".info",
 		"$JS.API.DIRECT.GET.SB_RESULT_" + q, "$JS.API.DIRECT.GET.SB_RESULT_" + q + ".sb.result." + q + ".*",
 		"$JS.API.DIRECT.GET.SB_CONTROL_" + q, "$JS.API.DIRECT.GET.SB_CONTROL_" + q + ".sb.control." + q + ".*.>"}
 }
@@ -204,6 +204,7 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 			"writes dead letters":       "sb.dead.>",
 			"writes progress":           "sb.progress.>",
 			"controls a queue":          "sb.control.>",
+			"asks about a queue":        "sb.queue.>",
 		} {
 			if overlap(s, forbidden) && !mayAsk {
 				t.Errorf("%s %s: %s", agent, what, s)
@@ -228,6 +229,7 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 			"reads delayed tasks":      "sb.delay.>",
 			"reads what is held":       "sb.held.>",
 			"reads what is due":        "sb.due.>",
+			"hears others ask":         "sb.queue.>",
 		} {
 			if overlap(s, forbidden) {
 				t.Errorf("%s %s: %s", agent, what, s)
@@ -255,6 +257,7 @@ revoked: [gone]
 		"$KV.SB_CARDS.bob.01JD3K5Z7QXN9V8M6T4R2P0WBC", "$KV.SB_CARDS.planner", "$KV.SB_KEYS.topic.t.j.bob.x", "$KV.SB_KEYS.topic.t",
 		"$KV.SB_KEYS.pair.a.b.k.planner.x", "$KV.SB_KEYS.topic.other.k.planner.x", "sb.store.policy.current", "sb.topic.other",
 		"sb.task.q", "sb.task.q.4", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.held.q.planner.x", "sb.due.q.0",
+		"sb.queue.q.bob.info", "sb.queue.q.bob.purge", "sb.queue.q.planner", "sb.queue.q.planner.x", "sb.queue.q.planner.info.x", "sb.queue.other.planner.info",
 		"sb.result.other.x", "sb.result.q", "sb.result.q.x.y", "sb.control.q.bob.pause", "sb.control.q.planner", "sb.control.other.planner.pause",
 		"$JS.API.STREAM.MSG.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.task.q.0", "$JS.API.DIRECT.GET.SB_DELAY_q", "$JS.API.STREAM.PURGE.SB_TASK_q",
 		"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p4", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_other.p0", "$JS.API.CONSUMER.INFO.SB_TASK_q.p0", "$JS.API.CONSUMER.CREATE.SB_TASK_q.p0",
@@ -317,6 +320,8 @@ func TestPermissionsAgreeWithMembership(t *testing.T) {
 			for subject, want := range map[string]bool{
 				policy.TaskSubject(queue, 3):                     writes,
 				policy.DelaySubject(queue, agent, "x"):           writes,
+				policy.AskSubject(queue, agent, policy.AskPurge): writes,
+				policy.AskSubject(queue, agent, policy.AskInfo):  writes || reads,
 				policy.TaskPull(queue, 3):                        reads,
 				"$JS.ACK.SB_TASK_" + queue + ".p3.1.2.3.4.5":     reads,
 				policy.ResultSubject(queue, card):                reads,
