@@ -30,6 +30,14 @@ const (
 	DefaultBackoff    = time.Second
 	DefaultMaxBackoff = 10 * time.Minute
 
+	// MaxProgress is the longest progress of a task, in bytes.
+	MaxProgress = 4 << 10
+
+	maxProgressFrame = MaxProgress + 4<<10   // sealed, padded and signed
+	maxFollowed      = 64                    // frames that wait for who follows a task
+	progressPause    = 50 * time.Millisecond // between what a worker sends of its tasks' progress
+	progressAgain    = 2 * time.Second       // and after which it says the newest once more
+
 	maxTaskBatch      = 1000    // tasks that are stored together: what the broker takes in one atomic batch
 	maxTaskBatchBytes = 8 << 20 // and what they take up
 	maxLast           = 1024    // entries that are looked up at once

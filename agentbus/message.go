@@ -22,7 +22,8 @@ const (
 	headerTask        = "sealbus-task" // the terms of a task
 	headerDead        = "sealbus-dead" // why a task is dead
 	headerDeadText    = "sealbus-dead-text"
-	headerLetter      = "sealbus-letter" // likewise, in a dead letter: which must not pass for a result
+	headerProgress    = "sealbus-progress" // which report of a task's progress it is
+	headerLetter      = "sealbus-letter"   // likewise, in a dead letter: which must not pass for a result
 
 	reservedPrefix = "sealbus-"
 )

@@ -222,9 +222,11 @@ func (w *Worker) work(t *opened) {
 			w.failed(t, errGoexit)
 		}
 	}()
+	task := &Task{Message: t.message, Queue: t.source.queue.name, Kind: t.terms.kind,
+		Attempt: t.failures + 1, MaxAttempts: t.terms.attempts, Deadline: t.terms.deadline, teller: t.source.queue.teller}
+	defer task.teller.end(task)
 	err := protect(func() (err error) {
-		result, err = w.handler(ctx, &Task{Message: t.message, Queue: t.source.queue.name, Kind: t.terms.kind,
-			Attempt: t.failures + 1, MaxAttempts: t.terms.attempts, Deadline: t.terms.deadline})
+		result, err = w.handler(ctx, task)
 		return err
 	})
 	returned = true

@@ -19,6 +19,9 @@ type Task struct {
 	Attempt     int // this one, from 1
 	MaxAttempts int
 	Deadline    time.Time // by which it had to begin; zero if there is none
+
+	teller *teller
+	over   bool // behind the teller's lock: the handler has returned
 }
 
 // TaskHandler works on a task. What it returns is the task's result, which its enqueuer gets. Its error steers:
@@ -95,6 +98,7 @@ type workQueue struct {
 	weight  int
 	rc      *keyring.StoredReceiver
 	sources [policy.Priorities]*source
+	teller  *teller
 }
 
 // Work has handler work on the tasks of a queue, DefaultConcurrency at a time unless Concurrency says otherwise. It
@@ -144,6 +148,7 @@ func (w *Worker) queue(ctx context.Context, name string, weight int) (*workQueue
 		return nil, err
 	}
 	q := &workQueue{worker: w, name: name, weight: weight}
+	q.teller = newTeller(q)
 	if q.rc, err = b.storedReceiver(ctx, ch); err != nil {
 		return nil, err
 	}
