@@ -38,6 +38,13 @@ const (
 	progressPause    = 50 * time.Millisecond // between what a worker sends of its tasks' progress
 	progressAgain    = 2 * time.Second       // and after which it says the newest once more
 
+	presenceEvery  = 10 * time.Second // a worker says that it lives
+	presenceStale  = 3                // times that, after which it does not count as alive
+	maxSigns       = 1 << 14          // signs of life that are looked at, junk among them
+	maxSignFetches = 64               // for which a key or card is fetched
+	signTimeout    = 2 * time.Second  // and for how long
+	maxAnswer      = 64 << 10         // bytes of the broker's answer about a queue
+
 	maxTaskBatch      = 1000    // tasks that are stored together: what the broker takes in one atomic batch
 	maxTaskBatchBytes = 8 << 20 // and what they take up
 	maxLast           = 1024    // entries that are looked up at once

@@ -23,6 +23,7 @@ const (
 	headerDead        = "sealbus-dead" // why a task is dead
 	headerDeadText    = "sealbus-dead-text"
 	headerProgress    = "sealbus-progress" // which report of a task's progress it is
+	headerPresence    = "sealbus-presence" // a worker's sign of life
 	headerLetter      = "sealbus-letter"   // likewise, in a dead letter: which must not pass for a result
 
 	reservedPrefix = "sealbus-"

@@ -81,6 +81,8 @@ type Worker struct {
 	once    sync.Once
 	ended   chan struct{}
 
+	presenter *presenter
+
 	mu       sync.Mutex
 	waiting  sync.Cond           // for a task
 	leases   map[*lease]struct{} // all that have not been given back
@@ -130,6 +132,7 @@ func (b *Bus) Work(ctx context.Context, queue string, handler TaskHandler, optio
 		wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	w.waiting.L = &w.mu
 	w.ctx, w.cancel = context.WithCancel(b.handlerContext(b.ctx))
+	w.presenter = newPresenter(w)
 	for _, name := range o.names {
 		q, err := w.queue(ctx, name, o.weights[name])
 		if err != nil {
@@ -184,6 +187,7 @@ func (w *Worker) start(ctx context.Context) error {
 	for range w.limit {
 		w.hand()
 	}
+	w.presenter.begin()
 	return nil
 }
 
@@ -239,6 +243,7 @@ func (w *Worker) begin() {
 			w.mu.Unlock()
 			w.pool.Wait()
 			w.records.Wait()
+			w.presenter.leave()
 			w.cancel()
 			w.keeper.Wait()
 			w.bus.removeWorker(w)
