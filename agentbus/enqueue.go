@@ -54,11 +54,12 @@ func (b *Bus) Enqueue(ctx context.Context, queue string, payload []byte, options
 	return &TaskHandle{bus: b, queue: queue, id: it.ticket.id}, nil
 }
 
-// EnqueueBatch is Enqueue for many tasks. It returns a handle for each, in their order. All or none of each thousand, or
-// of 8 MiB where that is less, are stored, with one sync of the broker's disk; delayed ones each for itself. After an error the handles of those that
-// are stored come with it.
+// EnqueueBatch is Enqueue for many tasks. It returns a handle for each, in their places, whatever the error: nil where the task is
+// not stored, or is not known to be. All or none of each thousand, or of 8 MiB where that is less, are stored, with one sync of the
+// broker's disk; delayed ones each for itself. It ends with the first thousand of which one is not stored, and the error
+// says what became of it: of those that stand and fall together once, of each delayed one by its place in tasks.
 func (b *Bus) EnqueueBatch(ctx context.Context, queue string, tasks []NewTask) ([]*TaskHandle, error) {
-	handles := make([]*TaskHandle, 0, len(tasks))
+	handles := make([]*TaskHandle, len(tasks))
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	for first := 0; len(tasks) > 0; {
@@ -66,11 +67,14 @@ func (b *Bus) EnqueueBatch(ctx context.Context, queue string, tasks []NewTask) (
 		if err != nil {
 			return handles, err
 		}
-		if err := b.enqueueAll(ctx, queue, some); err != nil {
-			return handles, err
+		err = b.enqueueAll(ctx, queue, some, first)
+		for i, t := range some {
+			if t.err == nil {
+				handles[first+i] = &TaskHandle{bus: b, queue: queue, id: t.ID}
+			}
 		}
-		for _, t := range some {
-			handles = append(handles, &TaskHandle{bus: b, queue: queue, id: t.ID})
+		if err != nil {
+			return handles, err
 		}
 		first += len(some)
 		tasks = rest
@@ -103,8 +107,33 @@ func (b *Bus) batchOf(ctx context.Context, queue string, tasks []NewTask, first 
 // letterHeaders are what a dead letter has besides the headers of its task, at their largest.
 var letterHeaders = []envelope.Pair{{Key: []byte(headerDead), Value: make([]byte, 4)}, {Key: []byte(headerDeadText), Value: make([]byte, maxErrorText)}}
 
-// enqueueAll seals and stores tasks together.
-func (b *Bus) enqueueAll(ctx context.Context, queue string, some []*parcel) error {
+// enqueueAll seals and stores tasks together. It notes with each what became of it.
+func (b *Bus) enqueueAll(ctx context.Context, queue string, some []*parcel, first int) error {
+	err := b.storeAll(ctx, queue, some)
+	if err != nil {
+		for _, p := range some {
+			p.err = err
+		}
+		return err
+	}
+	stored := 0
+	var failed failures
+	for i, p := range some {
+		switch {
+		case p.err == nil:
+			stored++
+		case p.due.IsZero():
+			failed.all(p.err)
+		default:
+			failed.one(first+i, p.err)
+		}
+	}
+	b.counts.published.Add(uint64(stored))
+	return failed.err()
+}
+
+// storeAll returns an error where nothing was stored.
+func (b *Bus) storeAll(ctx context.Context, queue string, some []*parcel) error {
 	ch, err := policy.Queue(queue)
 	if err != nil {
 		return err
@@ -125,10 +154,9 @@ func (b *Bus) enqueueAll(ctx context.Context, queue string, some []*parcel) erro
 	}
 	for _, p := range some {
 		if p.err != nil {
-			return p.err
+			p.err = b.closedOr(ctx, p.err)
 		}
 	}
-	b.counts.published.Add(uint64(len(some)))
 	return nil
 }
 

@@ -24,6 +24,7 @@ const (
 	headerDeadText    = "sealbus-dead-text"
 	headerProgress    = "sealbus-progress" // which report of a task's progress it is
 	headerPresence    = "sealbus-presence" // a worker's sign of life
+	headerAttempt     = "sealbus-attempt"  // the number of an attempt that has failed
 	headerLetter      = "sealbus-letter"   // likewise, in a dead letter: which must not pass for a result
 
 	reservedPrefix = "sealbus-"

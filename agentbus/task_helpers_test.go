@@ -37,3 +37,13 @@ func waits(t testing.TB, w *bustest.World, b *agentbus.Bus, h *agentbus.TaskHand
 	bustest.Check(t, b.Flush(w.Ctx()))
 	return got
 }
+
+// stored returns how many of a batch's tasks are.
+func stored(handles []*agentbus.TaskHandle) (n int) {
+	for _, h := range handles {
+		if h != nil {
+			n++
+		}
+	}
+	return n
+}

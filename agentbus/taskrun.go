@@ -1,7 +1,6 @@
 package agentbus
 
 import (
-	"cmp"
 	"context"
 	crand "crypto/rand"
 	"errors"
@@ -106,7 +105,7 @@ func (w *Worker) open(l *lease) (*opened, error) {
 		return nil, nil
 	}
 	if l.delivered > 1 {
-		if t.failures, err = q.failures(w.ctx, t.message.ID); err != nil {
+		if t.failures, err = q.failures(w.ctx, t.message.ID, t.terms.attempts); err != nil {
 			w.postpone(l, lookPause)
 			return nil, nil
 		}
@@ -170,24 +169,6 @@ func (w *Worker) moved(t *opened, o *keyring.Opened) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.end(t.lease, "+ACK")
-}
-
-// failures returns how many attempts of a task have failed, as far as workers have noted it and the broker shows it.
-func (q *workQueue) failures(ctx context.Context, task ulid.ULID) (int, error) {
-	pattern := policy.ControlSubject(q.name, "*", policy.ControlAttempt+"."+task.String()+".*")
-	list, err := q.worker.bus.store.last(ctx, policy.ControlStream(q.name), []string{pattern})
-	ch, wrong := policy.Queue(q.name)
-	if err = cmp.Or(err, wrong); err != nil {
-		return 0, err
-	}
-	n := 0
-	for _, f := range list {
-		_, agent, _, ok := policy.CutControlSubject(f.subject)
-		if ok && q.worker.bus.ring.Policy().CanRead(ch, agent) { // enqueuers have controls too
-			n++
-		}
-	}
-	return n, err
 }
 
 // work runs the handler and sees to what comes of it.
@@ -321,7 +302,7 @@ func (w *Worker) failed(t *opened, err error) {
 func (w *Worker) retry(t *opened, failures int, text string) {
 	q, id := t.source.queue, t.message.ID
 	subject := policy.ControlSubject(q.name, w.bus.self.Name(), fmt.Sprintf("%s.%s.%d", policy.ControlAttempt, id, failures))
-	k, err := q.say(w.ctx, envelope.KindError, policy.ControlStream(q.name), subject, id, envelope.Message{Payload: []byte(text)}, nil)
+	k, err := q.say(w.ctx, envelope.KindControl, policy.ControlStream(q.name), subject, id, attemptNote(failures, text), nil)
 	if err == nil {
 		err = k.wait(w.ctx)
 	}
