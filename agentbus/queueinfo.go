@@ -82,7 +82,7 @@ func (b *Bus) QueueInfo(ctx context.Context, queue string) (*QueueInfo, error) {
 	ctx, cancel = b.untilClosed(ctx)
 	defer cancel()
 	var s policy.QueueState
-	if err := b.store.ask(ctx, queue, policy.AskInfo, nil, &s); err != nil {
+	if _, err := b.store.ask(ctx, queue, policy.AskInfo, nil, &s); err != nil {
 		return nil, b.closedOr(ctx, err)
 	}
 	if s.Error != "" {
@@ -128,17 +128,17 @@ func infoOf(queue string, s *policy.QueueState) *QueueInfo {
 	return i
 }
 
-// ask asks the broker side about a queue until there is an answer.
-func (s *store) ask(ctx context.Context, queue, what string, question, answer any) error {
+// ask asks the broker side about a queue until there is an answer, and returns how often it had to.
+func (s *store) ask(ctx context.Context, queue, what string, question, answer any) (times int, err error) {
 	var body []byte
 	if question != nil {
-		var err error
 		if body, err = json.Marshal(question); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	subject := policy.AskSubject(queue, s.wire.bus.self.Name(), what)
-	return s.read(ctx, func(ctx context.Context) error {
+	err = s.read(ctx, func(ctx context.Context) error {
+		times++
 		l, done := s.wire.use()
 		defer done()
 		reply, err := l.nc.RequestWithContext(ctx, subject, body)
@@ -155,6 +155,7 @@ func (s *store) ask(ctx context.Context, queue, what string, question, answer an
 		}
 		return nil
 	})
+	return times, err
 }
 
 // sign is a frame that claims to be a worker's sign of life.
