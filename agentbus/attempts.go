@@ -113,10 +113,44 @@ func attemptNote(number int, text string) envelope.Message {
 	return envelope.Message{Headers: []envelope.Pair{{Key: []byte(headerAttempt), Value: encodeAttempt(number)}}, Payload: []byte(text)}
 }
 
-// failures returns how many attempts at a task have failed, as far as workers have noted it and the broker shows it.
+// failures returns how many attempts at a task have failed, as far as workers have noted it and the broker shows it. Workers may
+// not read what others have noted. Where the queue is signed they can tell whose it is: else a broker could use up a
+// task's attempts without anybody having tried. A note whose author's card is not to be had does not count.
 func (q *workQueue) failures(ctx context.Context, task ulid.ULID, most int) (int, error) {
-	list, err := q.worker.bus.notes(ctx, q.name, task, most)
-	return len(list), err
+	b := q.worker.bus
+	list, err := b.notes(ctx, q.name, task, most)
+	if err != nil || len(list) == 0 {
+		return 0, err
+	}
+	ch, err := policy.Result(q.name)
+	if err != nil {
+		return 0, err
+	}
+	if s, ok := b.ring.Policy().Settings(ch); ok && !s.Signed {
+		return len(list), nil
+	}
+	cards, cancel := context.WithTimeout(ctx, parkTimeout)
+	defer cancel()
+	genuine := make(map[ulid.ULID]bool) // one frame under several numbers is one attempt
+	for _, n := range list {
+		want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindControl), Recipient: q.name, Ref: task, Sender: n.agent}
+		a, err := b.ring.Attest(n.frame, ch, want)
+		if keyring.ReasonOf(err) == keyring.NoCard && b.ring.AwaitCard(cards, n.frame) == nil {
+			a, err = b.ring.Attest(n.frame, ch, want)
+		}
+		var r *keyring.Rejection
+		switch {
+		case err == nil:
+			genuine[a.ID] = true
+		case ctx.Err() != nil:
+			return 0, ctx.Err()
+		case errors.As(err, &r):
+			b.counts.rejectedFor(r.Reason)
+		default:
+			return 0, err
+		}
+	}
+	return len(genuine), nil
 }
 
 // note is a frame that lies where an agent that may work on a queue notes a failed attempt.
