@@ -23,8 +23,8 @@ import (
 // refused, and delayed tasks that wait already are not concerned. Any number may run
 // at a time.
 //
-// An agent asks for a delay by a request to policy.DelaySubject with the task as body and two
-// headers: "Nats-Schedule" is "@at " and a time as in RFC 3339, "Nats-Schedule-Target"
+// An agent asks for a delay by a request to policy.DelaySubject with the task as
+// body and two headers: "Nats-Schedule" is "@at " and a time as in RFC 3339, "Nats-Schedule-Target"
 // is the policy.DueSubject of a priority. The answer is JetStream's; the task is
 // then on disk. It goes into the log at that time or within a quarter of a second
 // after it, at once when the time is past. The same id again replaces what is

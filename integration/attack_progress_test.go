@@ -90,6 +90,11 @@ func TestForgedProgress(t *testing.T) {
 	first := one.say("first")
 	second := one.say("second")
 	theirs := two.say("theirs")
+	for _, frame := range [][]byte{first, second, theirs} {
+		if bytes.Contains(frame, []byte("first")) || bytes.Contains(frame, []byte("second")) || bytes.Contains(frame, []byte("theirs")) {
+			t.Error("a report is readable on its way")
+		}
+	}
 	w.o.inject(subject, second) // once more: nobody notices
 	w.o.inject(subject, first)
 	w.alice.rejects(1, keyring.Seen)
