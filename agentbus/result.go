@@ -151,8 +151,3 @@ func (b *Bus) storedReceiver(ctx context.Context, ch policy.Channel) (*keyring.S
 	kept, _ := b.stored.LoadOrStore(ch, rc)
 	return kept.(*keyring.StoredReceiver), nil
 }
-
-func isRejected(err error) bool {
-	var r *keyring.Rejection
-	return errors.As(err, &r)
-}
