@@ -129,28 +129,36 @@ func (q *workQueue) failures(ctx context.Context, task ulid.ULID, most int) (int
 	if s, ok := b.ring.Policy().Settings(ch); ok && !s.Signed {
 		return len(list), nil
 	}
-	cards, cancel := context.WithTimeout(ctx, parkTimeout)
-	defer cancel()
 	genuine := make(map[ulid.ULID]bool) // one frame under several numbers is one attempt
 	for _, n := range list {
-		want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindControl), Recipient: q.name, Ref: task, Sender: n.agent}
-		a, err := b.ring.Attest(n.frame, ch, want)
-		if keyring.ReasonOf(err) == keyring.NoCard && b.ring.AwaitCard(cards, n.frame) == nil {
-			a, err = b.ring.Attest(n.frame, ch, want)
-		}
-		var r *keyring.Rejection
-		switch {
-		case err == nil:
-			genuine[a.ID] = true
-		case ctx.Err() != nil:
-			return 0, ctx.Err()
-		case errors.As(err, &r):
-			b.counts.rejectedFor(r.Reason)
-		default:
+		id, err := b.attestNote(ctx, ch, task, n)
+		if err != nil {
 			return 0, err
+		}
+		if !id.IsZero() {
+			genuine[id] = true
 		}
 	}
 	return len(genuine), nil
+}
+
+// attestNote returns the id of a note's frame, zero where it is not of whom it says that it is, or where that cannot be known
+// now.
+func (b *Bus) attestNote(ctx context.Context, ch policy.Channel, task ulid.ULID, n note) (ulid.ULID, error) {
+	patience, cancel := context.WithTimeout(ctx, signTimeout)
+	defer cancel()
+	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindControl), Recipient: ch.Name(), Ref: task, Sender: n.agent}
+	a, err := b.ring.Attest(patience, n.frame, ch, want)
+	var r *keyring.Rejection
+	switch {
+	case err == nil:
+		return a.ID, nil
+	case errors.As(err, &r):
+		b.counts.rejectedFor(r.Reason)
+	case ctx.Err() != nil || patience.Err() == nil || !b.Connected():
+		return ulid.ULID{}, err
+	}
+	return ulid.ULID{}, nil
 }
 
 // note is a frame that lies where an agent that may work on a queue notes a failed attempt.

@@ -2,6 +2,8 @@ package keyring
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -11,21 +13,36 @@ import (
 	"github.com/sealbus/sealbus/policy"
 )
 
-// Attested is what the signature of a stored frame proves to an agent that may not open it.
+// Attested is what the signature of a frame proves: that Sender has sealed a frame with this header. It says nothing of
+// the content, which only who holds the channel's key can open: that may be malformed, or not open at all.
 type Attested struct {
-	Kind   envelope.Kind
-	ID     ulid.ULID
-	Ref    ulid.ULID
-	Sender identity.ID
-	Time   time.Time // when it was sealed, to the millisecond, by the sender's clock
+	Kind      envelope.Kind
+	ID        ulid.ULID
+	Ref       ulid.ULID
+	Channel   policy.Channel
+	Recipient string
+	Sender    identity.ID
+	Card      ulid.ULID
+	Session   ulid.ULID
+	Seq       uint64
+	Time      time.Time // when it was sealed, to the millisecond, by the sender's clock
+	Expires   time.Time // zero: the channel's own limit; it may have passed
+	Count     int       // messages inside, as the sender says
+	Committed bool
+	Commit    [envelope.HashSize]byte // to the messages; zero if not committed
 }
 
-// Attest checks who says that they sealed a stored frame of a channel which this agent may not read: a worker what workers have
-// said of a task. A signature is over the sealed bytes, and needs no channel key. Nothing is learnt of the content, which may
-// even be rubbish. The checks are those of StoredReceiver.Open but for the key and the seal; a frame that is not
-// signed cannot be attested, and is rejected as Unsigned on any channel. The error is a *Rejection or ErrClosed. After
-// NoCard, AwaitCard may help.
-func (r *Ring) Attest(frame []byte, ch policy.Channel, w *Want) (Attested, error) {
+// Attest checks who has sealed a frame that a stream has kept, without a key of its channel: this agent need have no part
+// in that. The frame is one of the channel ch and as w says, and it is signed, whatever the policy says. As with
+// a StoredReceiver it may be of any age, the policy in force says who may send and whom it revokes, and its sender's card may
+// have expired since if the frame is at most MaxCardAge old. Nothing is remembered: the same frame may be attested any
+// number of times, and whether it was seen before, or is where it belongs, is the caller's to know.
+//
+// It fetches the sender's card where that is not here, and waits, until ctx ends, for one that is about to be
+// renewed. The error is a *Rejection, of the reasons that a StoredReceiver has but for those of keys and content; of them NoCard
+// says that the store has no card that would do, which it may have some other time. What is no Rejection is the store's error,
+// or ErrClosed, and says nothing of the frame.
+func (r *Ring) Attest(ctx context.Context, frame []byte, ch policy.Channel, w *Want) (Attested, error) {
 	a, err := r.attachment()
 	if err != nil {
 		return Attested{}, err
@@ -37,56 +54,80 @@ func (r *Ring) Attest(frame []byte, ch policy.Channel, w *Want) (Attested, error
 	if err := g.parse(frame, f); err != nil {
 		return Attested{}, err
 	}
-	if reason, detail := g.directed(f, w); reason != 0 {
-		return Attested{}, reject(f, reason, detail)
-	}
-	by, reason, detail := g.attestor(f, w)
+	h, reason, detail := g.attributable(f, w)
 	if reason != 0 {
 		return Attested{}, reject(f, reason, detail)
+	}
+	by, err := r.speaker(ctx, f, &h)
+	if err != nil {
+		return Attested{}, err
 	}
 	if !r.roots.verify(f, by, b) {
 		return Attested{}, reject(f, BadSignature, "")
 	}
-	return Attested{Kind: f.Kind, ID: f.ID, Ref: f.Ref, Sender: by.agent, Time: timeOf(f)}, nil
+	return attested(f, &h), nil
 }
 
-// attestor returns the card that speaks for a frame of the one channel of the gate, whether or not this agent may read that.
-func (g *gate) attestor(f *envelope.Frame, w *Want) (by *card, reason Reason, detail string) {
-	h, _, senderErr := claimsOf(f) // directed has seen to the channel
-	if senderErr != nil {
-		return nil, NotEntitled, senderErr.Error()
+// attributable runs the checks that need no cryptography, in the order of the reasons.
+func (g *gate) attributable(f *envelope.Frame, w *Want) (h claims, reason Reason, detail string) {
+	if reason, detail := g.directed(f, w); reason != 0 {
+		return h, reason, detail
 	}
-	p, name, now := g.ring.view.Load().policy, h.sender.Name(), g.ring.now()
-	_, ok := p.Settings(g.only)
+	h, channelErr, senderErr := claimsOf(f)
 	switch {
-	case p.Revoked(name):
-		return nil, Revoked, ""
-	case !ok || h.sender.TrustDomain() != g.att.self.TrustDomain():
-		return nil, NotEntitled, "the policy has no such channel for these two"
-	case !entitled(p, g.only, name, g.att.self.Name()).has(f.Kind) || w.Sender != "" && w.Sender != name:
-		return nil, NotEntitled, ""
-	case !f.Signed():
-		return nil, Unsigned, ""
+	case channelErr != nil:
+		return h, Misdirected, channelErr.Error()
+	case senderErr != nil:
+		return h, NotEntitled, senderErr.Error()
 	}
-	if detail := untimely(f, now); detail != "" {
-		return nil, Stale, detail
+	p, name := g.ring.view.Load().policy, h.sender.Name()
+	if p.Revoked(name) {
+		return h, Revoked, ""
 	}
-	by = g.ring.cards.get(h.sender, f.Card)
-	switch {
-	case by != nil && by.lapsedFor(h.at, now):
-		return nil, Stale, by.lapse(h.at)
-	case by == nil || !by.standsFor(h.at, now):
-		return nil, NoCard, ""
+	settings, ok := p.Settings(h.channel)
+	if !ok || h.sender.TrustDomain() != g.att.self.TrustDomain() {
+		return h, NotEntitled, "the policy has no such channel for it"
 	}
-	return by, 0, ""
+	s := senderSession{sender: h.sender, settings: settings, kinds: entitled(p, h.channel, name, h.channel.Other(name))}
+	if reason := s.permits(f, w); reason != 0 {
+		return h, reason, ""
+	}
+	if !f.Signed() {
+		return h, Unsigned, "only a signature proves without a key who has sealed a frame"
+	}
+	if h.at.After(g.ring.now().Add(MaxClockLead)) {
+		return h, Stale, "its time is ahead of this machine's clock"
+	}
+	return h, 0, ""
 }
 
-// AwaitCard fetches the card of a stored frame's sender and returns when it is here, or ctx has ended. It is AwaitStored for a
-// frame that is not to be opened.
-func (r *Ring) AwaitCard(ctx context.Context, frame []byte) error {
-	h, err := r.claimed(frame)
-	if err != nil {
-		return err
+// speaker returns the card that speaks for a frame. The error is a *Rejection where there is none.
+func (r *Ring) speaker(ctx context.Context, f *envelope.Frame, h *claims) (*card, error) {
+	err := r.awaitStoredCard(ctx, h)
+	if err == nil {
+		if by := r.cards.get(h.sender, h.card); by != nil && by.standsFor(h.at, r.now()) {
+			return by, nil
+		}
+		err = errors.New("the card is gone again")
 	}
-	return r.awaitStoredCard(ctx, &h)
+	if ReasonOf(err) != 0 || errors.Is(err, errStore) || errors.Is(err, ErrClosed) || errors.Is(err, ErrNotAttached) {
+		return nil, err
+	}
+	return nil, reject(f, NoCard, err.Error())
+}
+
+func attested(f *envelope.Frame, h *claims) Attested {
+	a := Attested{
+		Kind: f.Kind, ID: f.ID, Ref: f.Ref, Channel: h.channel, Recipient: string(f.Recipient), Sender: h.sender, Card: f.Card,
+		Session: f.Session, Seq: f.Seq, Time: h.at, Count: int(f.Count), Committed: f.Committed(), Commit: f.Commit,
+	}
+	if f.Expires != 0 {
+		a.Expires = time.UnixMilli(int64(f.Expires))
+	}
+	return a
+}
+
+// String says what is proven, in words.
+func (a *Attested) String() string {
+	return fmt.Sprintf("%s %s of %s on %s", a.Kind, a.ID, a.Sender.Name(), a.Channel)
 }
