@@ -17,6 +17,7 @@ type entry struct {
 	subject string
 	frame   []byte
 	id      ulid.ULID
+	part    string // see headerPart
 }
 
 // append puts frames into a stream, all or none and in order, and returns when the broker has acknowledged that they
@@ -58,11 +59,6 @@ func (s *store) appendOnce(ctx context.Context, stream string, entries []entry) 
 func (s *store) hand(ctx context.Context, stream string, entries []entry) error {
 	l, done := s.wire.use()
 	defer done()
-	if len(entries) == 1 {
-		e := entries[0]
-		_, err := l.js.Publish(ctx, e.subject, e.frame, jetstream.WithMsgID(e.id.String()), jetstream.WithExpectStream(stream))
-		return err
-	}
 	messages := make([]*nats.Msg, len(entries))
 	for i, e := range entries {
 		m := nats.NewMsg(e.subject)
@@ -71,7 +67,15 @@ func (s *store) hand(ctx context.Context, stream string, entries []entry) error 
 			m.Header.Set(jetstream.MsgIDHeader, e.id.String())
 			m.Header.Set(jetstream.ExpectedStreamHeader, stream)
 		}
+		if e.part != "" {
+			m.Header.Set(headerPart, e.part)
+			m.Header.Set(jetstream.MsgIDHeader, e.id.String()+".part")
+		}
 		messages[i] = m
+	}
+	if len(messages) == 1 {
+		_, err := l.js.PublishMsg(ctx, messages[0])
+		return err
 	}
 	// One acknowledgement, and one sync to disk, for all: the batch is bounded, so that none is needed before.
 	_, err := jetstreamext.PublishMsgBatch(ctx, l.js, messages, jetstreamext.BatchFlowControl{})

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -46,14 +47,15 @@ type Bus struct {
 	stopped chan struct{}                    // Close has begun
 	upkeep  sync.WaitGroup
 
-	mu      sync.Mutex
-	subs    map[*Subscription]struct{}
-	workers map[*Worker]struct{}
-	served  map[string]bool // subjects of requests
-	past    Stats           // of subscriptions that have ended
-	done    chan struct{}
-	ending  bool
-	err     error
+	mu        sync.Mutex
+	subs      map[*Subscription]struct{}
+	workers   map[*Worker]struct{}
+	lingering map[*route]*time.Timer // of workers that have stopped
+	served    map[string]bool        // subjects of requests
+	past      Stats                  // of subscriptions that have ended
+	done      chan struct{}
+	ending    bool
+	err       error
 }
 
 // Self returns the agent's own ID.
@@ -128,6 +130,7 @@ func (b *Bus) closeAll(subs []ender) error {
 	b.upkeep.Wait()
 	end, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
+	b.endLingering(end)
 	if !b.Connected() {
 		cancel() // there is nobody to tell anything
 	} else if err := errors.Join(b.settleLanes(end), b.wire.flush(end)); err != nil {
@@ -158,6 +161,35 @@ func (b *Bus) addWorker(w *Worker) error {
 	}
 	b.workers[w] = struct{}{}
 	return nil
+}
+
+// linger keeps subscriptions for a while, at most until Close.
+func (b *Bus) linger(routes []*route, d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range routes {
+		b.lingering[r] = time.AfterFunc(d, func() {
+			b.mu.Lock()
+			delete(b.lingering, r)
+			b.mu.Unlock()
+			b.wire.drop(r)
+		})
+	}
+}
+
+// endLingering ends these subscriptions.
+func (b *Bus) endLingering(ctx context.Context) {
+	b.mu.Lock()
+	var routes []*route
+	for r, t := range b.lingering {
+		t.Stop()
+		routes = append(routes, r)
+	}
+	clear(b.lingering)
+	b.mu.Unlock()
+	if len(routes) > 0 {
+		b.wire.drain(ctx, routes)
+	}
 }
 
 func (b *Bus) removeWorker(w *Worker) {

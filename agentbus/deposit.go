@@ -29,8 +29,7 @@ func (l *lane) enqueue(bt *batch) error {
 				p.err = l.bus.gatheredError(err)
 			}
 			// It need not wait for the others.
-			p.ticket.finish(p.ID, p.err)
-			p.ticket = nil
+			p.finish(p.err)
 		})
 	}
 	stored.Wait()

@@ -68,15 +68,19 @@ func (b *Bus) EnqueueBatch(ctx context.Context, queue string, tasks []NewTask) (
 			return handles, err
 		}
 		err = b.enqueueAll(ctx, queue, some, first)
-		for i, t := range some {
-			if t.err == nil {
-				handles[first+i] = &TaskHandle{bus: b, queue: queue, id: t.ID}
+		at := first
+		for _, p := range some {
+			for i := range p.Messages.Len() {
+				if p.err == nil {
+					handles[at] = &TaskHandle{bus: b, queue: queue, id: nthID(p.ID, i)}
+				}
+				at++
 			}
 		}
 		if err != nil {
 			return handles, err
 		}
-		first += len(some)
+		first += len(tasks) - len(rest)
 		tasks = rest
 	}
 	return handles, nil
@@ -93,13 +97,17 @@ func (b *Bus) batchOf(ctx context.Context, queue string, tasks []NewTask, first 
 		if err != nil {
 			return nil, nil, fmt.Errorf("task %d of the batch: %w", first+i, err)
 		}
-		p := &parcel{Bundle: keyring.Bundle{Kind: it.kind, Recipient: it.subject}, subject: it.nats, due: it.due}
-		p.Messages.Reset(it.committed)
+		if len(some) == 0 || !some[len(some)-1].takes(it) {
+			p := &parcel{Bundle: keyring.Bundle{Kind: it.kind, Recipient: it.subject}, subject: it.nats, due: it.due, shared: it.shares}
+			p.Messages.Reset(it.committed)
+			some = append(some, p)
+		}
+		p := some[len(some)-1]
+		before := p.Messages.Size()
 		if err := p.Messages.Add(&it.message); err != nil {
 			return nil, nil, fmt.Errorf("task %d of the batch: %w", first+i, err)
 		}
-		size += p.Messages.Size()
-		some = append(some, p)
+		size += p.Messages.Size() - before
 	}
 	return some, nil, nil
 }
@@ -116,17 +124,18 @@ func (b *Bus) enqueueAll(ctx context.Context, queue string, some []*parcel, firs
 		}
 		return err
 	}
-	stored := 0
+	stored, place := 0, first
 	var failed failures
-	for i, p := range some {
+	for _, p := range some {
 		switch {
 		case p.err == nil:
-			stored++
+			stored += p.Messages.Len()
 		case p.due.IsZero():
 			failed.all(p.err)
 		default:
-			failed.one(first+i, p.err)
+			failed.one(place, p.err)
 		}
+		place += p.Messages.Len()
 	}
 	b.counts.published.Add(uint64(stored))
 	return failed.err()
@@ -144,7 +153,10 @@ func (b *Bus) storeAll(ctx context.Context, queue string, some []*parcel) error 
 	}
 	ctx, cancel := b.untilClosed(ctx)
 	defer cancel()
-	bt := &batch{parcels: some, count: len(some), since: time.Now()}
+	bt := &batch{parcels: some, since: time.Now()}
+	for _, p := range some {
+		bt.count += p.Messages.Len()
+	}
 	bt.until, _ = ctx.Deadline()
 	if err := l.seal(bt); err != nil {
 		return err
@@ -201,6 +213,7 @@ func (b *Bus) preparedTask(ctx context.Context, queue string, payload []byte, op
 	if it.committed, err = l.sender.Committed(); err != nil {
 		return nil, nil, ownError(err)
 	}
+	it.shares = d.notBefore.IsZero()
 	return l, it, nil
 }
 

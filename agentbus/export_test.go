@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/sealbus/sealbus/keyring"
 )
 
 // Timing sets how often a bus made with c looks for a renewed certificate, and how long Close and Stop wait for
@@ -30,3 +32,6 @@ func (b *Bus) Conn() *nats.Conn { return b.wire.current() }
 
 // Matches exposes the check of a subject against a pattern.
 var Matches = matches
+
+// Ring returns the keyring of a bus, for frames that are to be sealed and not sent.
+func (b *Bus) Ring() *keyring.Ring { return b.ring }

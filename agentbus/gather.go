@@ -3,8 +3,10 @@ package agentbus
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -17,8 +19,9 @@ import (
 )
 
 // lane gathers what is published to one topic, or put into one queue, or recorded of its tasks. One goroutine seals and
-// sends; what comes while it is at that makes up the next batch. So a lone message leaves at once, and the busier a sender is, the more messages share a seal, a
-// signature and a NATS message. Everything leaves in the order in which it came.
+// sends; what comes while it is at that makes up the next batch. So a lone message leaves at once, and the busier a
+// sender is, the more messages share a seal, a signature and a NATS message. Everything leaves in the order in which it
+// came.
 type lane struct {
 	bus    *Bus
 	ch     policy.Channel
@@ -53,7 +56,8 @@ type parcel struct {
 	subject string    // on NATS
 	stream  string    // that it goes into, where a lane serves several
 	due     time.Time // of a delayed task: when the broker is to put it into the queue; else zero
-	ticket  *ticket   // of a frame that is one message; may be nil
+	tickets []*ticket // of a frame's messages, where each has one
+	shared  bool      // more tasks may go into it
 	err     error     // of this frame alone
 }
 
@@ -69,7 +73,8 @@ type item struct {
 	nats      string    // the subject on NATS; empty: the topic's
 	stream    string    // see parcel
 	due       time.Time // see parcel
-	ticket    *ticket   // of a message that has a frame of its own
+	ticket    *ticket   // of a message that has a frame of its own, or shares one with others that have tickets
+	shares    bool      // it may share one
 	message   envelope.Message
 	expires   time.Time
 	until     time.Time // zero: the caller does not wait for an acknowledgement
@@ -147,7 +152,7 @@ func (bt *batch) fits(n int) bool {
 // there is room, so that the order is kept, else into one of its own.
 func (bt *batch) add(it *item) error {
 	p := bt.last()
-	if p == nil || it.ticket != nil || p.Recipient != it.subject || !p.Expires.Equal(it.expires) || p.Messages.Committed() != it.committed ||
+	if p == nil || it.ticket != nil && !p.takes(it) || p.Recipient != it.subject || !p.Expires.Equal(it.expires) || p.Messages.Committed() != it.committed ||
 		p.Messages.Len() >= envelope.MaxMessages || p.Messages.Size()+it.message.Size(it.committed) > frameBytes {
 		p = bt.open(it)
 	}
@@ -157,6 +162,9 @@ func (bt *batch) add(it *item) error {
 			bt.parcels = bt.parcels[:len(bt.parcels)-1]
 		}
 		return err
+	}
+	if it.ticket != nil {
+		p.tickets = append(p.tickets, it.ticket)
 	}
 	if bt.count == 0 {
 		bt.since = time.Now()
@@ -173,6 +181,29 @@ func (bt *batch) add(it *item) error {
 		bt.outcome = newPublication()
 	}
 	return nil
+}
+
+// takes reports whether a frame of tasks has room for another. There are few in one, and they are short: whoever is given
+// it works on all, or has to put them back one by one.
+func (p *parcel) takes(it *item) bool {
+	return p.shared && it.shares && p.subject == it.nats && p.Messages.Len() < maxShared &&
+		p.Messages.Size()+it.message.Size(it.committed) <= maxSharedBytes
+}
+
+// finish tells those who wait for a frame's messages what has become of them.
+func (p *parcel) finish(err error) {
+	for i, k := range p.tickets {
+		k.finish(nthID(p.ID, i), err)
+	}
+	clear(p.tickets)
+	p.tickets = p.tickets[:0]
+}
+
+// nthID returns the id of a frame's message: they follow one another from the frame's own.
+func nthID(frame ulid.ULID, i int) ulid.ULID {
+	low := binary.BigEndian.Uint64(frame[8:])
+	binary.BigEndian.PutUint64(frame[8:], low+uint64(i))
+	return frame
 }
 
 func (bt *batch) last() *parcel {
@@ -195,8 +226,8 @@ func (bt *batch) open(it *item) *parcel {
 	case p.Recipient != it.subject || p.Kind != envelope.KindEvent:
 		p.Recipient, p.subject = it.subject, policy.TopicSubject(it.subject)
 	}
-	p.Kind, p.Ref, p.Expires, p.ticket, p.err = it.kind, it.ref, it.expires, it.ticket, nil
-	p.stream, p.due = it.stream, it.due
+	p.Kind, p.Ref, p.Expires, p.tickets, p.err = it.kind, it.ref, it.expires, p.tickets[:0], nil
+	p.stream, p.due, p.shared = it.stream, it.due, it.shares
 	p.Messages.Reset(it.committed)
 	return p
 }
@@ -205,7 +236,8 @@ func (bt *batch) open(it *item) *parcel {
 func (bt *batch) reset() {
 	for _, p := range bt.parcels {
 		p.Messages.Reset(false) // no plaintext stays behind
-		p.ticket = nil
+		clear(p.tickets)
+		p.tickets = p.tickets[:0]
 		parcels.Put(p)
 	}
 	clear(bt.parcels)
@@ -223,9 +255,37 @@ func (l *lane) run() {
 			return
 		}
 		for l.take() {
+			waiting, begun := l.under.waiting(), time.Now()
 			l.finish(l.out(l.under))
+			l.regroup(waiting, time.Since(begun)/regroupPart)
 		}
 	}
+}
+
+// regroup gives those who have been told of their messages, each of whom had waited, a moment in which to come back with
+// their next: else the first of them leaves alone, and all others wait for it. The moment is short beside what they
+// have waited for anyway; a lone caller is not kept waiting.
+func (l *lane) regroup(waited int, most time.Duration) {
+	if waited < 2 || l.ch.Kind() != policy.KindQueue {
+		return
+	}
+	for begun := time.Now(); time.Since(begun) < most; {
+		runtime.Gosched()
+		l.mu.Lock()
+		n := l.next.count
+		l.mu.Unlock()
+		if n >= waited {
+			return
+		}
+	}
+}
+
+// waiting is how many callers are told of a batch's messages, one by one.
+func (bt *batch) waiting() (n int) {
+	for _, p := range bt.parcels {
+		n += len(p.tickets)
+	}
+	return n
 }
 
 // end refuses what is left, and what comes after.
@@ -257,9 +317,7 @@ func (l *lane) finish(err error) {
 		return
 	}
 	for _, p := range bt.parcels {
-		if p.ticket != nil {
-			p.ticket.finish(p.ID, cmp.Or(err, p.err))
-		}
+		p.finish(cmp.Or(err, p.err))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -52,16 +52,23 @@ const (
 	maxLast           = 1024    // entries that are looked up at once
 	maxLookUp         = 32      // results that are looked up at once: each may be of MaxPayload bytes, and the broker's answer ends at 32 MiB
 
+	maxShared      = 16       // tasks in one message of a queue's log
+	maxSharedBytes = 16 << 10 // and what they take up
+	regroupPart    = 4        // of the time that a batch of tasks has taken, the next is waited for
+
 	fewTasks     = 32 // tasks that are stored one by one rather than in an atomic batch
 	maxDeposits  = 16 // delayed tasks that are left with the broker at a time
 	maxWeight    = 1000
 	maxPrefetch  = 512                    // tasks waiting at a worker
 	prefetchTime = 200 * time.Millisecond // and how long it takes to work on them, about
-	firstPace    = 100 * time.Millisecond // of a handler, before one has run
+	firstPace    = time.Second            // of a handler, before one has run
+	shareAfter   = time.Second            // that a task has waited at a worker for a handler, it goes back
 	keepEvery    = time.Second            // a worker looks after its leases
+	pullPause    = 20 * time.Millisecond  // before a pull that was refused is tried again
 	pullSlack    = 2 * time.Second        // after which the answer to a pull is given up
 	lookPause    = time.Second            // before a task comes again whose result could not be looked up
 	keyPause     = 2 * time.Second        // or whose key is not there
+	maxAhead     = time.Minute            // or whose time is ahead of the clock, at most
 	holdTime     = 2 * time.Second        // before its time a task may wait at a worker
 
 	maxAttempts = 1000

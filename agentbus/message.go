@@ -162,7 +162,11 @@ func (o *outgoing) set(key, value string) error {
 }
 
 // prepare checks all of a message that can be checked at the call.
-func prepare(payload []byte, options []MessageOption) (o outgoing, err error) {
+func prepare(payload []byte, options []MessageOption) (outgoing, error) {
+	if len(options) == 0 { // and nothing is allocated
+		return outgoing{}, checkContent(payload, nil)
+	}
+	var o outgoing
 	for _, option := range options {
 		if err := option.applyMessage(&o); err != nil {
 			return outgoing{}, err

@@ -153,8 +153,8 @@ func (q *workQueue) running() (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for l := range w.leases {
-		if l.running && l.source.queue == q {
-			n++
+		if l.source.queue == q {
+			n += l.active
 		}
 	}
 	return n

@@ -4,14 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/oklog/ulid/v2"
 
-	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -23,29 +22,16 @@ type source struct {
 	route    *route
 
 	// Behind the worker's lock.
-	tasks  []*lease  // that have come and wait for a handler
-	asked  int       // that are still to come of the last pull
-	lively bool      // has brought a task since the last pull
-	until  time.Time // when the broker gives that up
-}
-
-// lease is a task that the broker has given to this worker.
-type lease struct {
-	source    *source
-	msg       *nats.Msg
-	id        ulid.ULID // as the frame claims
-	delivered int       // how often the broker has handed it out, by its own word
-	came      time.Time
-	renewed   time.Time // when the broker was last told that it is being worked on
-
-	// Behind the worker's lock.
-	running bool
-	lost    context.CancelCauseFunc // of the handler's context; nil if none runs
-	back    bool                    // given back, or settled
+	tasks  []*leasedTask // that have come and wait for a handler
+	asked  int           // messages that are still to come of the last pull
+	each   float64       // tasks in a message, about
+	lively bool          // has brought a task since the last pull
+	until  time.Time     // when the broker gives that up
+	silent time.Time     // until when it is not asked again
 }
 
 func newSource(q *workQueue, priority int) *source {
-	s := &source{queue: q, priority: priority, inbox: q.worker.bus.wire.inbox() + "task"}
+	s := &source{queue: q, priority: priority, inbox: q.worker.bus.wire.inbox() + "task", each: 1}
 	s.route = &route{subject: s.inbox, fn: s.take}
 	return s
 }
@@ -57,9 +43,15 @@ func (s *source) take(m *nats.Msg) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if m.Reply == "" { // the server's own word: a task can be answered, whatever headers its enqueuer has given it
-
-		if m.Header.Get(headerStatus) != "100" { // anything but a sign of life ends the pull
+		switch m.Header.Get(headerStatus) {
+		case "100": // a sign of life
+		case "404", "408": // the pull has ended; at once where others that wait are to have what there is
+			if s.asked = 0; time.Now().Before(s.until.Add(-pullSlack)) && !s.lively {
+				s.silence(w)
+			}
+		default:
 			s.asked = 0
+			s.silence(w)
 		}
 		return
 	}
@@ -67,8 +59,12 @@ func (s *source) take(m *nats.Msg) {
 		s.asked--
 	}
 	s.lively = true
-	l := &lease{source: s, msg: m, delivered: deliveredOf(m.Reply), came: time.Now()}
-	l.renewed = l.came
+	l := newLease(s, m)
+	if w.over {
+		w.answer(l, "-NAK")
+		return
+	}
+	s.each += (float64(l.count()) - s.each) / 8
 	w.leases[l] = struct{}{}
 	if w.stopping {
 		return // it goes back when the pulls have ended
@@ -76,17 +72,10 @@ func (s *source) take(m *nats.Msg) {
 	w.fresh = append(w.fresh, l)
 }
 
-// deliveredOf reads from an acknowledgement's subject how often the task was handed out.
-func deliveredOf(reply string) int {
-	tokens := strings.SplitN(reply, ".", 6)
-	if len(tokens) < 6 {
-		return 1
-	}
-	n, err := strconv.Atoi(tokens[4])
-	if err != nil {
-		return 1
-	}
-	return n
+// silence has a source not be asked for a moment. It is called with the worker's lock held.
+func (s *source) silence(w *Worker) {
+	s.silent = time.Now().Add(pullPause)
+	time.AfterFunc(pullPause, w.stir)
 }
 
 // stir has the keeper look.
@@ -116,20 +105,23 @@ func (w *Worker) keep() {
 			w.mu.Unlock()
 		case <-tick.C:
 			w.renewLeases()
+			w.share()
 		case <-w.ctx.Done():
 			return
 		}
 	}
 }
 
-// pull asks for tasks where there is room for them.
+// pull asks for tasks where there is room for them. The broker answers with what it has, up to the number asked for; it
+// waits only where it has nothing, and then for the first: no worker has a claim to what comes while it is busy.
 func (w *Worker) pull() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.stopping {
 		return
 	}
-	room := w.prefetch() - w.ready - len(w.fresh)
+	ahead := w.prefetch()
+	room := max(ahead, w.idle) - w.ready - len(w.fresh)
 	now := time.Now()
 	total := 0
 	for s := range w.sources {
@@ -141,15 +133,16 @@ func (w *Worker) pull() {
 		if s.asked > 0 && now.After(s.until) {
 			s.asked = 0 // the broker's answer was lost
 		}
-		if s.asked > 0 || len(s.tasks) > 0 && room <= 0 {
+		// One task of each source is wanted even where there is no room, so that the urgent ones can go first.
+		if s.asked > 0 || now.Before(s.silent) || room <= 0 && (ahead == 0 || len(s.tasks) > 0) {
 			continue
 		}
 		n := 1 // of one that has had nothing: the first task makes it lively
 		if s.lively {
-			n = max(1, room*s.weight()/total)
+			n = max(1, int(float64(room*s.weight()/total)/s.each))
 		}
 		s.lively = len(s.tasks) > 0
-		request := fmt.Appendf(nil, `{"batch":%d,"expires":%d}`, n, policy.MaxPullWait)
+		request := fmt.Appendf(nil, `{"batch":%d,"expires":%d,"no_wait":true}`, n, policy.MaxPullWait)
 		if err := w.bus.wire.publish(&nats.Msg{Subject: policy.TaskPull(s.queue.name, s.priority), Reply: s.inbox, Data: request}); err != nil {
 			return // the next tick tries again
 		}
@@ -160,8 +153,7 @@ func (w *Worker) pull() {
 // prefetch is how many tasks are to wait here beyond those that are being handled: what is done in a fifth of a second.
 // A worker whose tasks take long takes none away from the others.
 func (w *Worker) prefetch() int {
-	n := int(prefetchTime/max(w.pace, time.Microsecond)) * w.limit
-	return min(max(n, 1), maxPrefetch)
+	return min(int(prefetchTime/max(w.pace, time.Microsecond))*w.limit, maxPrefetch)
 }
 
 // weight is a source's part of what the worker does, the urgent ones' larger.
@@ -179,15 +171,15 @@ func (w *Worker) sift() {
 	}
 	byQueue := make(map[*workQueue][]*lease)
 	for _, l := range fresh {
-		var f envelope.Frame
-		if envelope.Parse(l.msg.Data, &f) == nil {
-			l.id = f.ID
-		}
 		byQueue[l.source.queue] = append(byQueue[l.source.queue], l)
 	}
 	for q, leases := range byQueue {
 		for len(leases) > 0 {
-			n := min(len(leases), maxLookUp)
+			n, tasks := 1, leases[0].count()
+			for n < len(leases) && tasks+leases[n].count() <= maxLookUp {
+				tasks += leases[n].count()
+				n++
+			}
 			w.admit(q, leases[:n])
 			leases = leases[n:]
 		}
@@ -196,7 +188,11 @@ func (w *Worker) sift() {
 
 // admit lets those tasks be handled that have no result yet.
 func (w *Worker) admit(q *workQueue, leases []*lease) {
-	settled, err := q.settled(w.ctx, leases)
+	var ids []ulid.ULID
+	for _, l := range leases {
+		ids = append(ids, l.ids...)
+	}
+	settled, err := q.settled(w.ctx, ids)
 	if err != nil {
 		if w.ctx.Err() == nil {
 			w.bus.log.Warn("results could not be looked up; tasks go back to their queue", "queue", q.name, "error", err)
@@ -209,24 +205,31 @@ func (w *Worker) admit(q *workQueue, leases []*lease) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, l := range leases {
-		switch {
-		case l.back:
-		case settled[l.id]:
-			w.counts.settled.Add(1)
-			w.end(l, "+ACK")
-		default:
-			l.source.tasks = append(l.source.tasks, l)
-			w.ready++
-			w.waiting.Signal()
+		if l.back {
+			continue
 		}
+		before := l.count()
+		l.ids = slices.DeleteFunc(l.ids, func(id ulid.ULID) bool { return settled[id] })
+		w.counts.settled.Add(uint64(before - l.count()))
+		if l.count() == 0 {
+			w.end(l, "+ACK")
+			continue
+		}
+		if w.prefetch() == 0 && w.idle <= w.ready { // no handler has time, and they take long
+			w.end(l, "-NAK")
+			continue
+		}
+		j := &leasedTask{lease: l, id: l.ids[0]}
+		l.jobs = []*leasedTask{j}
+		w.enlist(j, false)
 	}
 }
 
 // settled looks up which tasks have a result.
-func (q *workQueue) settled(ctx context.Context, leases []*lease) (map[ulid.ULID]bool, error) {
-	subjects := make([]string, len(leases))
-	for i, l := range leases {
-		subjects[i] = policy.ResultSubject(q.name, l.id.String())
+func (q *workQueue) settled(ctx context.Context, ids []ulid.ULID) (map[ulid.ULID]bool, error) {
+	subjects := make([]string, len(ids))
+	for i, id := range ids {
+		subjects[i] = policy.ResultSubject(q.name, id.String())
 	}
 	list, err := q.worker.bus.store.last(ctx, policy.ResultStream(q.name), subjects)
 	if err != nil {
@@ -244,7 +247,7 @@ func (q *workQueue) settled(ctx context.Context, leases []*lease) (map[ulid.ULID
 
 // next returns the next task to work on, nil when the worker stops. Sources share by weight, and by how long their
 // first task has waited, so that the least urgent one is not starved.
-func (w *Worker) next() *lease {
+func (w *Worker) next() *leasedTask {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for {
@@ -253,18 +256,35 @@ func (w *Worker) next() *lease {
 		}
 		if w.ready > 0 {
 			s := w.pick()
-			l := s.tasks[0]
+			j := s.tasks[0]
 			s.tasks = s.tasks[1:]
-			w.ready--
+			w.ready -= j.tasks()
 			w.stir()
-			if l.back {
+			if j.back {
 				continue
 			}
-			l.running = true
-			return l
+			j.active++
+			j.running = true
+			return j
 		}
+		w.idle++
+		w.stir()
 		w.waiting.Wait()
+		w.idle--
 	}
+}
+
+// enlist puts a task before the pool, first or last. It is called with the lock held.
+func (w *Worker) enlist(j *leasedTask, first bool) {
+	s := j.source
+	if first {
+		s.tasks = append([]*leasedTask{j}, s.tasks...)
+	} else {
+		s.tasks = append(s.tasks, j)
+	}
+	j.enlisted = time.Now()
+	w.ready += j.tasks()
+	w.waiting.Signal()
 }
 
 // pick draws a source that has tasks.
@@ -290,63 +310,4 @@ func (w *Worker) pick() *source {
 		}
 	}
 	return last
-}
-
-// renewLeases tells the broker of every task that is here that it is being worked on. What it could not be told of for
-// so long that the broker hands it to another is lost.
-func (w *Worker) renewLeases() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	now := time.Now()
-	connected := w.bus.Connected()
-	for l := range w.leases {
-		switch {
-		case now.Sub(l.renewed) >= w.bus.config.lease:
-			w.lose(l)
-		case connected && now.Sub(l.renewed) >= w.bus.config.lease/3:
-			if w.answer(l, "+WPI") {
-				l.renewed = now
-			}
-		}
-	}
-}
-
-// lose gives up a task that the broker has handed to another by now.
-func (w *Worker) lose(l *lease) {
-	l.back = true
-	delete(w.leases, l)
-	w.counts.lost.Add(1)
-	if l.lost != nil {
-		l.lost(errLeaseLost)
-	}
-}
-
-// end tells the broker what has become of a task. It is called with the lock held.
-func (w *Worker) end(l *lease, answer string) {
-	if l.back {
-		return
-	}
-	l.back = true
-	delete(w.leases, l)
-	w.answer(l, answer) // unheard, the lease runs out and the task comes again, perhaps to be found settled
-}
-
-func (w *Worker) answer(l *lease, answer string) bool {
-	return w.bus.wire.publish(&nats.Msg{Subject: l.msg.Reply, Data: []byte(answer)}) == nil
-}
-
-// giveBack returns tasks to their queues at once.
-func (w *Worker) giveBack(which func(*lease) bool) {
-	for l := range w.leases {
-		if which(l) {
-			w.end(l, "-NAK")
-		}
-	}
-}
-
-// postpone returns a task to its queue, to come again after d.
-func (w *Worker) postpone(l *lease, d time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.end(l, fmt.Sprintf(`-NAK {"delay": %d}`, d))
 }

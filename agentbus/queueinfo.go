@@ -27,7 +27,7 @@ import (
 type QueueInfo struct {
 	Queue      string
 	Pending    uint64    // tasks that no worker has
-	Out        uint64    // tasks at workers: that run, that wait there, and that wait for another attempt
+	Out        uint64    // tasks at workers: that run, that wait there, that wait for another attempt or were given back
 	Delayed    uint64    // tasks that wait for their time with the broker
 	Dead       uint64    // dead letters
 	Results    uint64    // results that are kept, those of the dead among them

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sealbus/sealbus/agentbus"
 	"github.com/sealbus/sealbus/internal/bustest"
+	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -36,6 +37,20 @@ func waits(t testing.TB, w *bustest.World, b *agentbus.Bus, h *agentbus.TaskHand
 	eventually(t, "the wait for a result", func() bool { return b.Conn().NumSubscriptions() > before })
 	bustest.Check(t, b.Flush(w.Ctx()))
 	return got
+}
+
+// storedTasks returns how many tasks the log of the queue work holds, some of them together in a message.
+func storedTasks(t testing.TB, w *bustest.World) (n int) {
+	t.Helper()
+	js, err := jetstream.New(w.Admin("STORE"))
+	bustest.Check(t, err)
+	state := streamOf(t, w, policy.TaskStream("work"))
+	for seq := state.FirstSeq; seq <= state.LastSeq; seq++ {
+		var f envelope.Frame
+		bustest.Check(t, envelope.Parse(storedTask(t, w, js, seq).Data, &f))
+		n += int(f.Count)
+	}
+	return n
 }
 
 // stored returns how many of a batch's tasks are.

@@ -116,7 +116,7 @@ func TestBatchIsWhole(t *testing.T) {
 	s, err := js.Stream(w.Ctx(), policy.TaskStream("work"))
 	bustest.Check(t, err)
 	config := s.CachedInfo().Config
-	config.MaxMsgs = 150
+	config.MaxMsgs = 10 // seven for the batch
 	_, err = js.UpdateStream(w.Ctx(), config)
 	bustest.Check(t, err)
 	list := make([]agentbus.NewTask, 100)
@@ -128,7 +128,7 @@ func TestBatchIsWhole(t *testing.T) {
 	if some, err := planner.EnqueueBatch(w.Ctx(), "work", list); err == nil || len(some) != len(list) || stored(some) != 0 {
 		t.Errorf("into a full stream: %d handles, %v", stored(some), err)
 	}
-	if n := streamOf(t, w, policy.TaskStream("work")).Msgs; n != 100 {
+	if n := storedTasks(t, w); n != 100 {
 		t.Errorf("%d tasks are stored", n)
 	}
 	config.MaxMsgs = -1
@@ -146,7 +146,7 @@ func TestBatchIsWhole(t *testing.T) {
 		bustest.Check(t, err)
 		handles = append(handles, some...)
 	}
-	if n := streamOf(t, w, policy.TaskStream("work")).Msgs; n != 1100 {
+	if n := storedTasks(t, w); n != 1100 {
 		t.Errorf("%d tasks are stored", n)
 	}
 	_, err = exec.Work(w.Ctx(), "work", upper)
@@ -221,7 +221,7 @@ func TestTasksOverRestart(t *testing.T) {
 	if count["FIRST"] != 2 || count["AWAY"] != 10 {
 		t.Errorf("results: %v", count)
 	}
-	if n := streamOf(t, w, policy.TaskStream("work")).Msgs; n != 11 {
+	if n := storedTasks(t, w); n != 11 {
 		t.Errorf("%d tasks are stored, want 11", n)
 	}
 	// The producer's own restart: the id is all that it needs.

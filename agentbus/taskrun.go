@@ -51,128 +51,169 @@ var errTimeout = errors.New("agentbus: the attempt has taken longer than the tas
 // errGoexit is the failure of an attempt whose handler did not return.
 var errGoexit = errors.New("agentbus: the handler ended its goroutine")
 
-// job of a worker: a task that was opened.
-type opened struct {
-	*lease
-	terms    terms
-	message  *Message
-	headers  []envelope.Pair // all of them
-	failures int             // attempts that have failed before
+// run works on one task.
+func (w *Worker) run(j *leasedTask) {
+	if j.message == nil {
+		if j = w.unpack(j); j == nil {
+			return
+		}
+	}
+	if w.due(j) {
+		w.work(j)
+	}
 }
 
-// run works on one task.
-func (w *Worker) run(l *lease) {
-	t, err := w.open(l)
+// unpack opens a message and returns the first of its tasks, nil where there is nothing to be done now. The others go
+// before the pool.
+func (w *Worker) unpack(first *leasedTask) *leasedTask {
+	l := first.lease
+	jobs, err := w.open(first)
 	if err != nil {
 		w.refuse(l, err)
-		return
 	}
-	if t == nil {
-		return // postponed
+	if len(jobs) == 0 || w.spread(l, jobs) {
+		return nil
 	}
-	w.work(t)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if l.back {
+		return nil
+	}
+	l.jobs = jobs
+	jobs[0].running = true
+	for _, j := range slices.Backward(jobs[1:]) {
+		w.enlist(j, true)
+	}
+	return jobs[0]
 }
 
-// open opens a task and looks whether it is time for it. It returns nil where it is not.
-func (w *Worker) open(l *lease) (*opened, error) {
+// open opens a message. It returns no tasks where it is not for this worker to decide what they are, or not now.
+func (w *Worker) open(first *leasedTask) ([]*leasedTask, error) {
+	l := first.lease
 	q := l.source.queue
 	var o keyring.Opened
 	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindTask), Recipient: q.name}
 	if err := q.rc.Open(l.msg.Data, want, &o); err != nil {
 		if missing(err) {
-			w.await(l)
+			w.await(first)
 			return nil, nil
 		}
 		return nil, err
 	}
-	if len(o.Messages) != 1 {
-		return nil, notOne(&o)
+	if len(o.Messages) > maxShared {
+		return nil, badTask(&o, fmt.Sprintf("%d tasks in one message", len(o.Messages)))
 	}
-	t := &opened{lease: l, message: newMessage(q.name, &o)}
-	t.headers = t.message.headers
-	t.message.headers = ownHeaders(t.headers)
-	var err error
-	if t.terms, err = decodeTerms(headerOf(t.headers, headerTask)); err != nil {
-		return nil, &keyring.Rejection{Reason: keyring.BadContent, Channel: o.Channel.String(), Sender: o.Sender.String(), ID: o.ID, Detail: err.Error()}
-	}
-	if t.terms.priority != l.source.priority {
-		// Somebody has moved the frame. The task itself is where it belongs.
-		w.moved(t, &o)
-		return nil, nil
-	}
-	if wait := time.Until(t.terms.notBefore); wait > 0 {
-		w.early(t, wait)
-		return nil, nil
-	}
-	if l.delivered > 1 {
-		if t.failures, err = q.failures(w.ctx, t.message.ID, t.terms.attempts); err != nil {
-			w.postpone(l, lookPause)
+	jobs := make([]*leasedTask, 0, len(o.Messages))
+	all := newMessages(q.name, &o, o.Messages)
+	for i := range all {
+		m := &all[i]
+		if m.ID != nthID(o.ID, i) {
+			return nil, badTask(&o, "the ids of its tasks do not follow one another")
+		}
+		j := &leasedTask{lease: l, id: m.ID, place: i, message: m, headers: m.headers}
+		m.headers = ownHeaders(j.headers)
+		var err error
+		if j.terms, err = decodeTerms(headerOf(j.headers, headerTask)); err != nil {
+			return nil, badTask(&o, err.Error())
+		}
+		if j.terms.priority != l.source.priority {
+			// Somebody has moved the frame. The task itself is where it belongs.
+			w.moved(l, &o)
 			return nil, nil
 		}
+		if slices.Contains(l.ids, j.id) {
+			jobs = append(jobs, j)
+		}
 	}
-	return t, nil
+	return jobs, nil
 }
 
-// await has a task wait whose key or sender's card is not here. It is not dead.
-func (w *Worker) await(l *lease) {
+func badTask(o *keyring.Opened, detail string) error {
+	return &keyring.Rejection{Reason: keyring.BadContent, Channel: o.Channel.String(), Sender: o.Sender.String(), ID: o.ID, Detail: detail}
+}
+
+// await has a message wait whose key or sender's card is not here. It is not dead.
+func (w *Worker) await(first *leasedTask) {
 	ctx, cancel := context.WithTimeout(w.ctx, parkTimeout)
-	frame := l.msg.Data
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.stopping {
+	if w.leave(first); first.back {
 		cancel()
-		w.end(l, "-NAK")
 		return
 	}
 	w.keeper.Go(func() {
 		defer cancel()
-		if w.bus.ring.AwaitStored(ctx, frame) != nil {
+		if w.bus.ring.AwaitStored(ctx, first.msg.Data) != nil {
 			w.counts.keyless.Add(1)
-			w.postpone(l, keyPause)
+			w.postpone(first.lease, keyPause)
 			return
 		}
-		w.again(l)
+		w.again(first)
 	})
 }
 
-// early has a task wait whose time has not come: here if that is soon, else with the broker.
-func (w *Worker) early(t *opened, wait time.Duration) {
-	if wait > holdTime {
-		w.postpone(t.lease, wait-holdTime/2)
-		return
+// due reports whether a task is to be worked on now. If not, it sees to that.
+func (w *Worker) due(j *leasedTask) bool {
+	if j.unsure {
+		settled, err := j.source.queue.settled(w.ctx, []ulid.ULID{j.id})
+		if err != nil {
+			w.putOff(j, lookPause)
+			return false
+		}
+		if settled[j.id] {
+			w.counts.settled.Add(1)
+			w.settled(j)
+			return false
+		}
+		j.unsure = false
 	}
-	w.mu.Lock()
-	t.running = false // it goes back when the worker stops
-	w.mu.Unlock()
-	time.AfterFunc(wait, func() { w.again(t.lease) })
+	if wait := time.Until(j.terms.notBefore); wait > 0 {
+		w.early(j, wait)
+		return false
+	}
+	if (j.delivered > 1 || j.part >= 0) && !j.counted {
+		failures, last, err := j.source.queue.failures(w.ctx, j.id, j.terms.attempts)
+		if err != nil {
+			w.putOff(j, lookPause)
+			return false
+		}
+		j.failures, j.counted = failures, true
+		// Its message may have come again for the sake of another task.
+		if wait := time.Until(last.Add(j.terms.pause(failures) / 2)); failures > 0 && wait > 0 {
+			w.early(j, wait)
+			return false
+		}
+	}
+	return true
 }
 
-// again puts a task before the pool once more.
-func (w *Worker) again(l *lease) {
+// early has a task wait whose time has not come: here if that is soon, else with the broker.
+func (w *Worker) early(j *leasedTask, wait time.Duration) {
+	if wait > holdTime {
+		w.putOff(j, wait-holdTime/2)
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if l.back {
-		return
-	}
-	if l.running = false; w.stopping {
-		w.end(l, "-NAK")
-		return
-	}
-	l.source.tasks = append([]*lease{l}, l.source.tasks...)
-	w.ready++
-	w.waiting.Signal()
+	w.hold(j, wait)
 }
 
-func (w *Worker) moved(t *opened, o *keyring.Opened) {
-	w.bus.reject(&w.bus.counts, t.msg, &keyring.Rejection{Reason: keyring.Misdirected, Channel: o.Channel.String(), Sender: o.Sender.String(),
+func (w *Worker) settled(j *leasedTask) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settle(j)
+}
+
+func (w *Worker) moved(l *lease, o *keyring.Opened) {
+	w.bus.reject(&w.bus.counts, l.msg, &keyring.Rejection{Reason: keyring.Misdirected, Channel: o.Channel.String(), Sender: o.Sender.String(),
 		ID: o.ID, Detail: "a task of another priority"})
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.end(t.lease, "+ACK")
+	w.end(l, "+ACK")
 }
 
 // work runs the handler and sees to what comes of it.
-func (w *Worker) work(t *opened) {
+func (w *Worker) work(t *leasedTask) {
 	now := time.Now()
 	switch {
 	case !t.terms.deadline.IsZero() && !now.Before(t.terms.deadline):
@@ -211,7 +252,7 @@ func (w *Worker) work(t *opened) {
 		return err
 	})
 	returned = true
-	w.paced(time.Since(now))
+	w.took(time.Since(now))
 	if err == nil && len(result) > MaxPayload {
 		err = Cancel(fmt.Errorf("%w: a result of %d bytes; the limit is %d", ErrTooLarge, len(result), MaxPayload))
 	}
@@ -228,52 +269,60 @@ func (w *Worker) work(t *opened) {
 	w.failed(t, err)
 }
 
-// paced notes how long a handler takes, for prefetch.
-func (w *Worker) paced(took time.Duration) {
+// took notes how long a handler takes, for prefetch.
+func (w *Worker) took(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pace += (took - w.pace) / 8
+	if !w.paced {
+		w.pace, w.paced = d, true
+	}
+	w.pace += (d - w.pace) / 8
 }
 
 // succeed records the result, and then settles the task. The pool goes on meanwhile.
-func (w *Worker) succeed(t *opened, result []byte) {
-	q, id := t.source.queue, t.message.ID
+func (w *Worker) succeed(t *leasedTask, result []byte) {
+	q, id := t.source.queue, t.id
 	w.records.Add(1)
 	_, err := q.say(w.ctx, envelope.KindResult, policy.ResultStream(q.name), policy.ResultSubject(q.name, id.String()), id,
 		envelope.Message{Payload: result}, func(k *ticket) {
 			defer w.records.Done()
-			w.recorded(t, k.err)
+			w.recorded(t, &w.counts.succeeded, k.err)
 		})
 	if err != nil {
 		w.records.Done()
-		w.recorded(t, err)
+		w.recorded(t, &w.counts.succeeded, err)
 	}
 }
 
-// recorded settles a task when its result is recorded, by this worker or by another.
-func (w *Worker) recorded(t *opened, err error) {
+// recorded settles a task when its result is recorded, by this worker, who then counts it, or by another.
+func (w *Worker) recorded(t *leasedTask, as *count, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case err == nil:
-		w.counts.succeeded.Add(1)
-		w.end(t.lease, "+ACK")
+		as.Add(1)
+		w.settle(t)
 	case errors.Is(err, errStands):
 		w.counts.late.Add(1)
-		w.end(t.lease, "+ACK")
+		w.settle(t)
 	default:
-		w.bus.log.Warn("a result could not be recorded; the task is worked on again", "queue", t.source.queue.name, "task", t.message.ID.String(), "error", err)
-		w.end(t.lease, fmt.Sprintf(`-NAK {"delay": %d}`, lookPause))
+		w.bus.log.Warn("a result could not be recorded; the task is worked on again", "queue", t.source.queue.name, "task", t.id.String(), "error", err)
+		if len(t.jobs) == 1 {
+			w.end(t.lease, nakIn(lookPause))
+			return
+		}
+		t.unsure = true
+		w.hold(t, lookPause)
 	}
 }
 
 // failed decides what an error of the handler means.
-func (w *Worker) failed(t *opened, err error) {
+func (w *Worker) failed(t *leasedTask, err error) {
 	var s *steer
 	switch {
 	case errors.As(err, &s) && !s.cancel:
 		w.counts.snoozed.Add(1)
-		w.postpone(t.lease, s.snooze)
+		w.putOff(t, s.snooze)
 		return
 	case w.ctx.Err() != nil: // the worker has stopped, and the handler with it
 		w.postpone(t.lease, 0)
@@ -299,8 +348,8 @@ func (w *Worker) failed(t *opened, err error) {
 }
 
 // retry notes that an attempt has failed, and has the broker hand the task out again after its backoff.
-func (w *Worker) retry(t *opened, failures int, text string) {
-	q, id := t.source.queue, t.message.ID
+func (w *Worker) retry(t *leasedTask, failures int, text string) {
+	q, id := t.source.queue, t.id
 	subject := policy.ControlSubject(q.name, w.bus.self.Name(), fmt.Sprintf("%s.%s.%d", policy.ControlAttempt, id, failures))
 	k, err := q.say(w.ctx, envelope.KindControl, policy.ControlStream(q.name), subject, id, attemptNote(failures, text), nil)
 	if err == nil {
@@ -309,16 +358,14 @@ func (w *Worker) retry(t *opened, failures int, text string) {
 	if err != nil {
 		w.bus.log.Warn("a failed attempt could not be noted and does not count", "queue", q.name, "task", id.String(), "error", err)
 	}
-	d := t.terms.backoffMost
-	if shift := failures - 1; shift < 32 && t.terms.backoff<<shift < d {
-		d = t.terms.backoff << shift
-	}
-	w.postpone(t.lease, d/2+rand.N(d/2+1)) // no secret
+	t.failures, t.counted = failures, true
+	d := t.terms.pause(failures)
+	w.putOff(t, d/2+rand.N(d/2+1)) // no secret
 }
 
 // bury gives a task up: its dead letter is kept, then its enqueuer told, then the task settled.
-func (w *Worker) bury(t *opened, v verdict, text string) {
-	q, id := t.source.queue, t.message.ID
+func (w *Worker) bury(t *leasedTask, v verdict, text string) {
+	q, id := t.source.queue, t.id
 	err := w.letter(q, id, id, v, text, t.message.Payload, t.headers)
 	if err == nil {
 		var k *ticket
@@ -328,10 +375,7 @@ func (w *Worker) bury(t *opened, v verdict, text string) {
 			err = k.wait(w.ctx)
 		}
 	}
-	if err == nil {
-		w.counts.dead.Add(1)
-	}
-	w.recorded(t, err)
+	w.recorded(t, &w.counts.dead, err)
 }
 
 // letter keeps a dead letter: why, with all of the task that revives it.
@@ -353,12 +397,16 @@ func (w *Worker) letter(q *workQueue, letter, task ulid.ULID, v verdict, text st
 func (w *Worker) refuse(l *lease, err error) {
 	q := l.source.queue
 	var r *keyring.Rejection
-	if !errors.As(err, &r) || w.passes(l, r) { // or the keyring is closed
+	if !errors.As(err, &r) { // the keyring is closed
 		w.postpone(l, lookPause)
 		return
 	}
+	if pause, passes := w.passes(l, r); passes {
+		w.postpone(l, pause)
+		return
+	}
 	w.bus.reject(&w.bus.counts, l.msg, r)
-	id := l.id
+	id := l.ids[0]
 	if id.IsZero() {
 		id = ulid.ULID{15: 1} // of a frame that has none: an answer has to name something
 	}
@@ -383,19 +431,23 @@ func (w *Worker) refuse(l *lease, err error) {
 	w.end(l, "+ACK")
 }
 
-// passes reports whether a rejection may say more of this agent than of the task: a policy has taken the queue from it, or
-// has not reached it that lets the enqueuer in; or its clock is behind the enqueuer's.
-func (w *Worker) passes(l *lease, r *keyring.Rejection) bool {
+// passes reports whether a rejection may say more of this agent than of the task, and when to look again: a policy has
+// taken the queue from it, or has not reached it that lets the enqueuer in; or its clock is behind the enqueuer's.
+func (w *Worker) passes(l *lease, r *keyring.Rejection) (time.Duration, bool) {
 	ch, err := policy.Queue(l.source.queue.name)
 	switch {
 	case err != nil || !w.bus.ring.Policy().CanRead(ch, w.bus.self.Name()):
-		return true
+		return lookPause, true
 	case r.Reason == keyring.NotEntitled:
-		return l.delivered < 3
+		return lookPause, l.delivered < 3
 	case r.Reason == keyring.Stale:
-		return ulid.Time(r.ID.Time()).After(time.Now())
+		ahead := time.Until(ulid.Time(r.ID.Time()))
+		if ahead > 0 {
+			w.counts.ahead.Add(1)
+		}
+		return min(max(ahead, lookPause), maxAhead), ahead > 0
 	}
-	return false
+	return 0, false
 }
 
 // ownHeaders returns the headers that are the sender's own.

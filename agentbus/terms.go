@@ -107,6 +107,14 @@ func (t *terms) check() error {
 	return nil
 }
 
+// pause is how long to wait at most after the n-th failed attempt; half of it is random.
+func (t *terms) pause(n int) time.Duration {
+	if shift := n - 1; shift >= 0 && shift < 32 && t.backoff <= t.backoffMost>>shift {
+		return t.backoff << shift
+	}
+	return t.backoffMost
+}
+
 func millis(t time.Time) uint64 {
 	if t.IsZero() {
 		return 0

@@ -87,9 +87,12 @@ type Worker struct {
 	waiting  sync.Cond           // for a task
 	leases   map[*lease]struct{} // all that have not been given back
 	fresh    []*lease            // have come, and may be settled already
-	ready    int                 // in the sources
+	ready    int                 // tasks in the sources
+	idle     int                 // handlers without one
 	stopping bool
+	over     bool          // its pulls have ended
 	pace     time.Duration // of a handler, about
+	paced    bool          // one has run
 	wake     chan struct{}
 }
 
@@ -201,8 +204,8 @@ func (w *Worker) hand() {
 				w.hand()
 			}
 		}()
-		for l := w.next(); l != nil; l = w.next() {
-			w.run(l)
+		for j := w.next(); j != nil; j = w.next() {
+			w.run(j)
 		}
 		returned = true
 	})
@@ -238,9 +241,7 @@ func (w *Worker) begin() {
 		w.waiting.Broadcast()
 		go func() {
 			w.endPulls() // first, or what goes back comes again
-			w.mu.Lock()
-			w.giveBack(func(l *lease) bool { return !l.running })
-			w.mu.Unlock()
+			w.returnAll()
 			w.pool.Wait()
 			w.records.Wait()
 			w.presenter.leave()
@@ -252,8 +253,9 @@ func (w *Worker) begin() {
 	})
 }
 
-// endPulls has the broker forget what was asked of it. A pull that it looks at only after the subscription has ended it
-// keeps, and loses tasks to it; so the subscriptions end when it has looked at all.
+// endPulls sees to it that what the broker still hands out for what it was asked goes back, and is not lost until its
+// lease runs out. So the subscriptions stay for as long as a pull does. Where there is no time for that, because the bus
+// closes, they end when the broker has looked at all pulls: one that it looks at only later it keeps.
 func (w *Worker) endPulls() {
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
@@ -261,14 +263,17 @@ func (w *Worker) endPulls() {
 	for s := range w.sources {
 		routes = append(routes, s.route)
 	}
-	if !w.bus.Connected() {
+	switch {
+	case !w.bus.Connected():
 		w.bus.wire.drain(ctx, routes)
-		return
+	case !w.bus.closed():
+		w.bus.linger(routes, policy.MaxPullWait+pullSlack)
+	default:
+		for s := range w.sources {
+			w.lastPull(ctx, s)
+		}
+		w.bus.wire.drain(ctx, routes)
 	}
-	for s := range w.sources {
-		w.lastPull(ctx, s)
-	}
-	w.bus.wire.drain(ctx, routes)
 }
 
 // lastPull returns when the broker has looked at all pulls of a source: it does so in their order.
@@ -305,13 +310,14 @@ type WorkStats struct {
 	Late      uint64 // results dropped because the task had one by then
 	Lost      uint64 // leases lost
 	Keyless   uint64 // tasks put back because their key or their sender's card was not there
+	Ahead     uint64 // tasks put back because their time is ahead of this machine's clock
 }
 
-type workCounters struct{ succeeded, failed, snoozed, dead, settled, late, lost, keyless count }
+type workCounters struct{ succeeded, failed, snoozed, dead, settled, late, lost, keyless, ahead count }
 
 // Stats returns what the worker has counted.
 func (w *Worker) Stats() WorkStats {
 	c := &w.counts
 	return WorkStats{Succeeded: c.succeeded.Load(), Failed: c.failed.Load(), Snoozed: c.snoozed.Load(), Dead: c.dead.Load(),
-		Settled: c.settled.Load(), Late: c.late.Load(), Lost: c.lost.Load(), Keyless: c.keyless.Load()}
+		Settled: c.settled.Load(), Late: c.late.Load(), Lost: c.lost.Load(), Keyless: c.keyless.Load(), Ahead: c.ahead.Load()}
 }

@@ -119,6 +119,7 @@ func singles(p *policy.Policy) []string {
 	for _, q := range queues(p) {
 		list = append(list,
 			policy.TaskPattern(q.name),
+			policy.SpreadPattern(q.name),
 			policy.ResultSubject(q.name, "*"),
 			policy.DeadSubject(q.name, "*"),
 			policy.ControlSubject(q.name, "*", ">"),

@@ -218,7 +218,10 @@ func (i *inspector) priority(ctx context.Context, queue string, priority int) (s
 	if s.Pending == 0 && s.Out == 0 {
 		return s, nil
 	}
-	for _, subject := range []string{policy.TaskSubject(queue, priority), policy.DueSubject(queue, priority)} {
+	for _, subject := range append(info.Config.FilterSubjects, info.Config.FilterSubject) {
+		if subject == "" {
+			continue
+		}
 		first, err := find(ctx, i.js, log, findRequest{Seq: info.AckFloor.Stream + 1, Next: subject})
 		if err != nil {
 			return s, err

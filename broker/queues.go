@@ -41,7 +41,7 @@ func (q queue) streams() []jetstream.StreamConfig {
 func (q queue) tasks() jetstream.StreamConfig {
 	c := q.trimmed(policy.TaskStream(q.name))
 	for priority := range policy.Priorities {
-		c.Subjects = append(c.Subjects, policy.TaskSubject(q.name, priority))
+		c.Subjects = append(c.Subjects, policy.TaskSubject(q.name, priority), policy.SpreadSubject(q.name, priority))
 	}
 	// What is due keeps its subject, by which the trimmer sees how far the
 	// delayed tasks have come. Without a place to start from, a log that has
@@ -110,7 +110,7 @@ func (q queue) consumers() []jetstream.ConsumerConfig {
 		list = append(list, jetstream.ConsumerConfig{
 			Name:              name,
 			Durable:           name,
-			FilterSubjects:    []string{policy.TaskSubject(q.name, priority), policy.DueSubject(q.name, priority)},
+			FilterSubjects:    []string{policy.TaskSubject(q.name, priority), policy.SpreadSubject(q.name, priority), policy.DueSubject(q.name, priority)},
 			DeliverPolicy:     jetstream.DeliverAllPolicy,
 			AckPolicy:         jetstream.AckExplicitPolicy,
 			ReplayPolicy:      jetstream.ReplayInstantPolicy,

@@ -141,8 +141,8 @@ func TestTamperedTasks(t *testing.T) {
 	worker := w.work()
 	w.done(behind, "behind")
 	w.done(other, "other")
-	// All but those that wait for a key or a card, which are put off, and come again when the task is settled.
-	awaitStats(t, worker, func(s agentbus.WorkStats) bool { return s.Dead+s.Keyless >= uint64(forged) })
+	// All but those that wait for a key, a card or their time, which are put off, and come again when the task is settled.
+	awaitStats(t, worker, func(s agentbus.WorkStats) bool { return s.Dead+s.Keyless+s.Ahead >= uint64(forged) })
 	close(w.hold)
 	w.done(task, "held")
 	if n := w.runs.Load() - before; n != 3 {

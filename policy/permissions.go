@@ -97,7 +97,7 @@ func (g *grants) queue(name string, enqueues, works bool) {
 	if works {
 		g.publish.add(ResultSubject(name, "*"), DeadSubject(name, "*"), ProgressSubject(name, "*"))
 		for priority := range Priorities {
-			g.publish.add(TaskPull(name, priority), TaskAcks(name, priority))
+			g.publish.add(TaskPull(name, priority), TaskAcks(name, priority), SpreadSubject(name, priority))
 		}
 	}
 	g.reads(ResultStream(name), ResultSubject(name, "*"))

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -44,8 +45,8 @@ func enqueues(agent, q string) []string {
 
 func works(agent, q string) []string {
 	list := append(both(agent, q), "sb.result."+q+".*", "sb.dead."+q+".*", "sb.progress."+q+".*")
-	for _, c := range []string{"p0", "p1", "p2", "p3"} {
-		list = append(list, "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_"+q+"."+c, "$JS.ACK.SB_TASK_"+q+"."+c+".*.*.*.*.*")
+	for p, c := range []string{"p0", "p1", "p2", "p3"} {
+		list = append(list, fmt.Sprintf("sb.spread.%s.%d", q, p), "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_"+q+"."+c, "$JS.ACK.SB_TASK_"+q+"."+c+".*.*.*.*.*")
 	}
 	return list
 }
@@ -256,7 +257,7 @@ revoked: [gone]
 		"$JS.API.DIRECT.GET.KV_SB_POLICY", "$JS.FC.KV_SB_KEYS.x", "$JS.ACK.SB_TOPIC_t.x.1", "$KV.SB_POLICY.current", "$KV.SB_POLICY.other",
 		"$KV.SB_CARDS.bob.01JD3K5Z7QXN9V8M6T4R2P0WBC", "$KV.SB_CARDS.planner", "$KV.SB_KEYS.topic.t.j.bob.x", "$KV.SB_KEYS.topic.t",
 		"$KV.SB_KEYS.pair.a.b.k.planner.x", "$KV.SB_KEYS.topic.other.k.planner.x", "sb.store.policy.current", "sb.topic.other",
-		"sb.task.q", "sb.task.q.4", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.held.q.planner.x", "sb.due.q.0",
+		"sb.task.q", "sb.task.q.4", "sb.spread.other.0", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.held.q.planner.x", "sb.due.q.0",
 		"sb.queue.q.bob.info", "sb.queue.q.bob.purge", "sb.queue.q.planner", "sb.queue.q.planner.x", "sb.queue.q.planner.info.x", "sb.queue.other.planner.info",
 		"sb.result.other.x", "sb.result.q", "sb.result.q.x.y", "sb.control.q.bob.pause", "sb.control.q.planner", "sb.control.other.planner.pause",
 		"$JS.API.STREAM.MSG.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.task.q.0", "$JS.API.DIRECT.GET.SB_DELAY_q", "$JS.API.STREAM.PURGE.SB_TASK_q",

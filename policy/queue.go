@@ -33,6 +33,7 @@ const (
 	delayPrefix    = "sb.delay."
 	heldPrefix     = "sb.held."
 	duePrefix      = "sb.due."
+	spreadPrefix   = "sb.spread."
 )
 
 // Streams of a queue.
@@ -60,6 +61,12 @@ func TaskConsumer(priority int) string { return fmt.Sprintf("p%d", priority) }
 // TaskSubject returns the subject that puts a task into a queue. The priority is one of the [Priorities].
 func TaskSubject(queue string, priority int) string {
 	return fmt.Sprintf("%s%s.%d", taskPrefix, queue, priority)
+}
+
+// SpreadSubject returns the subject on which a worker puts tasks back that came to it in one message, each in a message
+// of its own.
+func SpreadSubject(queue string, priority int) string {
+	return fmt.Sprintf("%s%s.%d", spreadPrefix, queue, priority)
 }
 
 // ResultSubject returns the subject that records a task's result. The task is given by its id, a ULID's text.
@@ -115,6 +122,9 @@ func TaskAcks(queue string, priority int) string {
 
 // TaskPattern returns the pattern of a queue's [TaskSubject].
 func TaskPattern(queue string) string { return taskPrefix + queue + ".*" }
+
+// SpreadPattern returns the pattern of a queue's [SpreadSubject].
+func SpreadPattern(queue string) string { return spreadPrefix + queue + ".*" }
 
 // DuePattern returns the pattern of a queue's [DueSubject].
 func DuePattern(queue string) string { return duePrefix + queue + ".*" }

@@ -26,6 +26,8 @@ func TestQueueNames(t *testing.T) {
 		{policy.TaskPull("q", 0), "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p0"},
 		{policy.TaskAcks("q", 0), "$JS.ACK.SB_TASK_q.p0.*.*.*.*.*"},
 		{policy.TaskPattern("q"), "sb.task.q.*"},
+		{policy.SpreadSubject("q", 1), "sb.spread.q.1"},
+		{policy.SpreadPattern("q"), "sb.spread.q.*"},
 		{policy.DuePattern("q"), "sb.due.q.*"},
 		{policy.PullPattern("q"), "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.*"},
 		{policy.AckPattern("q"), "$JS.ACK.SB_TASK_q.*.*.*.*.*.*"},
