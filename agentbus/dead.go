@@ -84,6 +84,7 @@ type DeadLetter struct {
 	Time     time.Time   // when
 	Kind     string      // the task's
 	Payload  []byte      // the task's; of a frame that could not be opened the frame
+	History  []Attempt   // its failed attempts, as far as they are known; of Bus.DeadLetter alone
 
 	terms   terms
 	headers []envelope.Pair
@@ -92,13 +93,13 @@ type DeadLetter struct {
 // ErrNoLetter is returned when a queue has no dead letter of the id that was asked for.
 var ErrNoLetter = errors.New("agentbus: no such dead letter")
 
-// DeadLetters returns the dead letters of a queue that this agent may enqueue to, oldest first. What does not verify is
-// counted as rejected and left out.
+// DeadLetters returns the dead letters of a queue that this agent may enqueue to, oldest first, all in memory at once: up to
+// 131,072 of them. What does not verify is counted as rejected and left out.
 func (b *Bus) DeadLetters(ctx context.Context, queue string) ([]*DeadLetter, error) {
 	return b.deadLetters(ctx, queue, "*")
 }
 
-// DeadLetter returns one dead letter. The error is ErrNoLetter where there is none.
+// DeadLetter returns one dead letter, with the history of its task. The error is ErrNoLetter where there is none.
 func (b *Bus) DeadLetter(ctx context.Context, queue string, id ulid.ULID) (*DeadLetter, error) {
 	list, err := b.deadLetters(ctx, queue, id.String())
 	if err == nil && len(list) == 0 {
@@ -107,7 +108,7 @@ func (b *Bus) DeadLetter(ctx context.Context, queue string, id ulid.ULID) (*Dead
 	if err != nil {
 		return nil, err
 	}
-	return list[0], nil
+	return b.withHistory(ctx, list[0])
 }
 
 func (b *Bus) deadLetters(ctx context.Context, queue, which string) (list []*DeadLetter, err error) {
@@ -138,15 +139,13 @@ func (b *Bus) deadLetters(ctx context.Context, queue, which string) (list []*Dea
 		return nil, b.closedOr(ctx, err)
 	}
 	for _, e := range entries {
-		d, err := b.openLetter(ctx, rc, queue, e)
-		if r := (*keyring.Rejection)(nil); errors.As(err, &r) {
-			b.counts.rejectedFor(r.Reason)
-			continue
-		}
+		d, err := b.letterOf(ctx, rc, queue, e)
 		if err != nil {
 			return nil, b.closedOr(ctx, err)
 		}
-		list = append(list, d)
+		if d != nil {
+			list = append(list, d)
+		}
 	}
 	return list, nil
 }

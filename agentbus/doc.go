@@ -106,6 +106,10 @@
 //   - A worker takes along what its handlers do in about a fifth of a second, so that slow tasks do not wait behind others while another
 //     worker has nothing to do. Stop gives back what has not begun.
 //   - Results stay for the queue's retain, and as long as their task is in the log; dead letters for retain.
+//   - A handler reports its task's Progress, and enqueuers follow it while the task lasts: live, at most once, the newest first of all.
+//     Nothing keeps it.
+//   - QueueInfo says how a queue stands, by the broker's word, and which workers live, by their own. Attempts lists what has failed of
+//     a task. PurgeDeadLetter has the broker remove a dead letter; the task's result stays.
 //
 // The broker can hold tasks back, drop them, and hand them out again. It has a handler run twice by hiding from workers that
 // there is a result, or by handing a task to two at once; it can make up no task and no result, change none, and give none for another's.

@@ -57,11 +57,12 @@ func (b *Bus) Enqueue(ctx context.Context, queue string, payload []byte, options
 	return &TaskHandle{bus: b, queue: queue, id: it.ticket.id}, nil
 }
 
-// EnqueueBatch is Enqueue for many tasks. It returns a handle for each, in their order. All or none of each thousand, or
-// of 8 MiB where that is less, are stored, with one sync of the broker's disk; delayed ones each for itself. After an error the handles of those that
-// are stored come with it.
+// EnqueueBatch is Enqueue for many tasks. It returns a handle for each, in their places, whatever the error: nil where the task is
+// not stored, or is not known to be. All or none of each thousand, or of 8 MiB where that is less, are stored, with one sync of the
+// broker's disk; delayed ones each for itself. It ends with the first thousand of which one is not stored, and the error
+// says what became of it: of those that stand and fall together once, of each delayed one by its place in tasks.
 func (b *Bus) EnqueueBatch(ctx context.Context, queue string, tasks []NewTask) ([]*TaskHandle, error) {
-	handles := make([]*TaskHandle, 0, len(tasks))
+	handles := make([]*TaskHandle, len(tasks))
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	for first := 0; len(tasks) > 0; {
@@ -69,13 +70,18 @@ func (b *Bus) EnqueueBatch(ctx context.Context, queue string, tasks []NewTask) (
 		if err != nil {
 			return handles, err
 		}
-		if err := b.enqueueAll(ctx, queue, some); err != nil {
-			return handles, err
-		}
+		err = b.enqueueAll(ctx, queue, some, first)
+		at := first
 		for _, p := range some {
 			for i := range p.Messages.Len() {
-				handles = append(handles, &TaskHandle{bus: b, queue: queue, id: nthID(p.ID, i)})
+				if p.err == nil {
+					handles[at] = &TaskHandle{bus: b, queue: queue, id: nthID(p.ID, i)}
+				}
+				at++
 			}
+		}
+		if err != nil {
+			return handles, err
 		}
 		first += len(tasks) - len(rest)
 		tasks = rest
@@ -115,8 +121,34 @@ func (b *Bus) batchOf(ctx context.Context, queue string, tasks []NewTask, first 
 // letterHeaders are what a dead letter has besides the headers of its task, at their largest.
 var letterHeaders = []envelope.Pair{{Key: []byte(headerDead), Value: make([]byte, 4)}, {Key: []byte(headerDeadText), Value: make([]byte, maxErrorText)}}
 
-// enqueueAll seals and stores tasks together.
-func (b *Bus) enqueueAll(ctx context.Context, queue string, some []*parcel) error {
+// enqueueAll seals and stores tasks together. It notes with each what became of it.
+func (b *Bus) enqueueAll(ctx context.Context, queue string, some []*parcel, first int) error {
+	err := b.storeAll(ctx, queue, some)
+	if err != nil {
+		for _, p := range some {
+			p.err = err
+		}
+		return err
+	}
+	stored, place := 0, first
+	var failed failures
+	for _, p := range some {
+		switch {
+		case p.err == nil:
+			stored += p.Messages.Len()
+		case p.due.IsZero():
+			failed.all(p.err)
+		default:
+			failed.one(place, p.err)
+		}
+		place += p.Messages.Len()
+	}
+	b.counts.published.Add(uint64(stored))
+	return failed.err()
+}
+
+// storeAll returns an error where nothing was stored.
+func (b *Bus) storeAll(ctx context.Context, queue string, some []*parcel) error {
 	ch, err := policy.Queue(queue)
 	if err != nil {
 		return err
@@ -140,10 +172,9 @@ func (b *Bus) enqueueAll(ctx context.Context, queue string, some []*parcel) erro
 	}
 	for _, p := range some {
 		if p.err != nil {
-			return p.err
+			p.err = b.closedOr(ctx, p.err)
 		}
 	}
-	b.counts.published.Add(uint64(bt.count))
 	return nil
 }
 

@@ -21,6 +21,12 @@ func Lease(c Config, d time.Duration) Config {
 	return c
 }
 
+// Presence sets how often a worker of a bus made with c says that it lives, and a third of how long that counts.
+func Presence(c Config, d time.Duration) Config {
+	c.presence = d
+	return c
+}
+
 // Conn returns the NATS connection in use, which a test may cut off.
 func (b *Bus) Conn() *nats.Conn { return b.wire.current() }
 

@@ -31,8 +31,25 @@ const (
 	DefaultBackoff    = time.Second
 	DefaultMaxBackoff = 10 * time.Minute
 
+	// MaxProgress is the longest progress of a task, in bytes.
+	MaxProgress = 4 << 10
+
+	maxProgressFrame = MaxProgress + 4<<10   // sealed, padded and signed
+	maxFollowed      = 64                    // frames that wait for who follows a task
+	progressPause    = 50 * time.Millisecond // between what a worker sends of its tasks' progress
+	progressAgain    = 2 * time.Second       // and after which it says the newest once more
+
+	notesAtOnce    = 64               // attempts that are looked up at once
+	presenceEvery  = 10 * time.Second // a worker says that it lives
+	presenceStale  = 3                // times that, after which it does not count as alive
+	maxSigns       = 1 << 14          // signs of life that are looked at, junk among them
+	maxSignFetches = 64               // for which a key or card is fetched
+	signTimeout    = 2 * time.Second  // and for how long
+	maxAnswer      = 64 << 10         // bytes of the broker's answer about a queue
+
 	maxTaskBatch      = 1000    // tasks that are stored together: what the broker takes in one atomic batch
 	maxTaskBatchBytes = 8 << 20 // and what they take up
+	maxBatchErrors    = 16      // delayed tasks of a batch of which it is said why they are not stored
 	maxLast           = 1024    // entries that are looked up at once
 	maxLookUp         = 32      // results that are looked up at once: each may be of MaxPayload bytes, and the broker's answer ends at 32 MiB
 

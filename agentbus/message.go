@@ -22,7 +22,10 @@ const (
 	headerTask        = "sealbus-task" // the terms of a task
 	headerDead        = "sealbus-dead" // why a task is dead
 	headerDeadText    = "sealbus-dead-text"
-	headerLetter      = "sealbus-letter" // likewise, in a dead letter: which must not pass for a result
+	headerProgress    = "sealbus-progress" // which report of a task's progress it is
+	headerPresence    = "sealbus-presence" // a worker's sign of life
+	headerAttempt     = "sealbus-attempt"  // the number of an attempt that has failed
+	headerLetter      = "sealbus-letter"   // likewise, in a dead letter: which must not pass for a result
 
 	reservedPrefix = "sealbus-"
 )

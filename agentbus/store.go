@@ -274,7 +274,20 @@ func storedHeader(m *nats.Msg, key string) (string, bool) {
 }
 
 func errAnswer(m *nats.Msg) error {
-	return fmt.Errorf("the broker's store answered %q", strings.TrimSpace(m.Header.Get(headerStatus)+" "+m.Header.Get("Description")))
+	return &answerError{m.Header.Get(headerStatus), m.Header.Get("Description")}
+}
+
+// answerError is an answer of the store that is neither an entry nor the end of a listing.
+type answerError struct{ status, text string }
+
+func (e *answerError) Error() string {
+	return fmt.Sprintf("the broker's store answered %q", strings.TrimSpace(e.status+" "+e.text))
+}
+
+// isTooMany reports whether the store has refused to answer because more than 1,024 entries match.
+func isTooMany(err error) bool {
+	var e *answerError
+	return errors.As(err, &e) && e.status == "413"
 }
 
 func (s *store) Follow(ctx context.Context, bucket, filter string, fn func(keyring.Entry)) (func(), error) {

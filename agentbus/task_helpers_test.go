@@ -52,3 +52,13 @@ func storedTasks(t testing.TB, w *bustest.World) (n int) {
 	}
 	return n
 }
+
+// stored returns how many of a batch's tasks are.
+func stored(handles []*agentbus.TaskHandle) (n int) {
+	for _, h := range handles {
+		if h != nil {
+			n++
+		}
+	}
+	return n
+}

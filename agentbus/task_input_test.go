@@ -72,8 +72,8 @@ func TestBadTasks(t *testing.T) {
 				t.Errorf("%s, want %q: %v", how, test.says, err)
 			}
 		}
-		if len(handles) != 0 {
-			t.Errorf("%q: %d handles", test.says, len(handles))
+		if len(handles) != 3 || stored(handles) != 0 {
+			t.Errorf("%q: %d handles", test.says, stored(handles))
 		}
 	}
 	if n := streamOf(t, w, policy.TaskStream("work")).Msgs; n != 0 {
@@ -105,8 +105,8 @@ func TestBadTasks(t *testing.T) {
 	// A batch says which of its tasks it is.
 	many := make([]agentbus.NewTask, 1500)
 	many[1200].Options = []agentbus.EnqueueOption{agentbus.Priority(9)}
-	if handles, err := planner.EnqueueBatch(w.Ctx(), "work", many); err == nil || !strings.Contains(err.Error(), "task 1200 ") || len(handles) != 1000 {
-		t.Errorf("%d handles: %v", len(handles), err)
+	if handles, err := planner.EnqueueBatch(w.Ctx(), "work", many); err == nil || !strings.Contains(err.Error(), "task 1200 ") || len(handles) != 1500 || stored(handles[:1000]) != 1000 || stored(handles[1000:]) != 0 {
+		t.Errorf("%d handles: %v", stored(handles), err)
 	}
 }
 

@@ -139,8 +139,8 @@ func TestBatchIsWhole(t *testing.T) {
 	}
 	handles, err := planner.EnqueueBatch(w.Ctx(), "work", list)
 	bustest.Check(t, err)
-	if some, err := planner.EnqueueBatch(w.Ctx(), "work", list); err == nil || len(some) != 0 {
-		t.Errorf("into a full stream: %d handles, %v", len(some), err)
+	if some, err := planner.EnqueueBatch(w.Ctx(), "work", list); err == nil || len(some) != len(list) || stored(some) != 0 {
+		t.Errorf("into a full stream: %d handles, %v", stored(some), err)
 	}
 	if n := storedTasks(t, w); n != 100 {
 		t.Errorf("%d tasks are stored", n)

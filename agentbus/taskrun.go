@@ -1,7 +1,6 @@
 package agentbus
 
 import (
-	"cmp"
 	"context"
 	crand "crypto/rand"
 	"errors"
@@ -173,7 +172,7 @@ func (w *Worker) due(j *leasedTask) bool {
 		return false
 	}
 	if (j.delivered > 1 || j.part >= 0) && !j.counted {
-		failures, last, err := j.source.queue.failures(w.ctx, j.id)
+		failures, last, err := j.source.queue.failures(w.ctx, j.id, j.terms.attempts)
 		if err != nil {
 			w.putOff(j, lookPause)
 			return false
@@ -213,28 +212,6 @@ func (w *Worker) moved(l *lease, o *keyring.Opened) {
 	w.end(l, "+ACK")
 }
 
-// failures returns how many attempts of a task have failed, and when the last did, as far as workers have noted it and
-// the broker shows it.
-func (q *workQueue) failures(ctx context.Context, task ulid.ULID) (n int, last time.Time, err error) {
-	pattern := policy.ControlSubject(q.name, "*", policy.ControlAttempt+"."+task.String()+".*")
-	list, err := q.worker.bus.store.last(ctx, policy.ControlStream(q.name), []string{pattern})
-	ch, wrong := policy.Queue(q.name)
-	if err = cmp.Or(err, wrong); err != nil {
-		return 0, last, err
-	}
-	for _, f := range list {
-		_, agent, _, ok := policy.CutControlSubject(f.subject)
-		var note envelope.Frame
-		if ok && q.worker.bus.ring.Policy().CanRead(ch, agent) && envelope.Parse(f.frame, &note) == nil { // enqueuers have controls too
-			n++
-			if at := ulid.Time(note.ID.Time()); at.After(last) {
-				last = at
-			}
-		}
-	}
-	return n, last, err
-}
-
 // work runs the handler and sees to what comes of it.
 func (w *Worker) work(t *leasedTask) {
 	now := time.Now()
@@ -267,9 +244,11 @@ func (w *Worker) work(t *leasedTask) {
 			w.failed(t, errGoexit)
 		}
 	}()
+	task := &Task{Message: t.message, Queue: t.source.queue.name, Kind: t.terms.kind,
+		Attempt: t.failures + 1, MaxAttempts: t.terms.attempts, Deadline: t.terms.deadline, teller: t.source.queue.teller}
+	defer task.teller.end(task)
 	err := protect(func() (err error) {
-		result, err = w.handler(ctx, &Task{Message: t.message, Queue: t.source.queue.name, Kind: t.terms.kind,
-			Attempt: t.failures + 1, MaxAttempts: t.terms.attempts, Deadline: t.terms.deadline})
+		result, err = w.handler(ctx, task)
 		return err
 	})
 	returned = true
@@ -372,7 +351,7 @@ func (w *Worker) failed(t *leasedTask, err error) {
 func (w *Worker) retry(t *leasedTask, failures int, text string) {
 	q, id := t.source.queue, t.id
 	subject := policy.ControlSubject(q.name, w.bus.self.Name(), fmt.Sprintf("%s.%s.%d", policy.ControlAttempt, id, failures))
-	k, err := q.say(w.ctx, envelope.KindError, policy.ControlStream(q.name), subject, id, envelope.Message{Payload: []byte(text)}, nil)
+	k, err := q.say(w.ctx, envelope.KindControl, policy.ControlStream(q.name), subject, id, attemptNote(failures, text), nil)
 	if err == nil {
 		err = k.wait(w.ctx)
 	}

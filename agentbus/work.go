@@ -19,6 +19,9 @@ type Task struct {
 	Attempt     int // this one, from 1
 	MaxAttempts int
 	Deadline    time.Time // by which it had to begin; zero if there is none
+
+	teller *teller
+	over   bool // behind the teller's lock: the handler has returned
 }
 
 // TaskHandler works on a task. What it returns is the task's result, which its enqueuer gets. Its error steers:
@@ -78,6 +81,8 @@ type Worker struct {
 	once    sync.Once
 	ended   chan struct{}
 
+	presenter *presenter
+
 	mu       sync.Mutex
 	waiting  sync.Cond           // for a task
 	leases   map[*lease]struct{} // all that have not been given back
@@ -99,6 +104,7 @@ type workQueue struct {
 	weight  int
 	rc      *keyring.StoredReceiver
 	sources [policy.Priorities]*source
+	teller  *teller
 }
 
 // Work has handler work on the tasks of a queue, DefaultConcurrency at a time unless Concurrency says otherwise. It
@@ -130,6 +136,7 @@ func (b *Bus) Work(ctx context.Context, queue string, handler TaskHandler, optio
 		wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	w.waiting.L = &w.mu
 	w.ctx, w.cancel = context.WithCancel(b.handlerContext(b.ctx))
+	w.presenter = newPresenter(w)
 	for _, name := range o.names {
 		q, err := w.queue(ctx, name, o.weights[name])
 		if err != nil {
@@ -148,6 +155,7 @@ func (w *Worker) queue(ctx context.Context, name string, weight int) (*workQueue
 		return nil, err
 	}
 	q := &workQueue{worker: w, name: name, weight: weight}
+	q.teller = newTeller(q)
 	if q.rc, err = b.storedReceiver(ctx, ch); err != nil {
 		return nil, err
 	}
@@ -183,6 +191,7 @@ func (w *Worker) start(ctx context.Context) error {
 	for range w.limit {
 		w.hand()
 	}
+	w.presenter.begin()
 	return nil
 }
 
@@ -236,6 +245,7 @@ func (w *Worker) begin() {
 			w.returnAll()
 			w.pool.Wait()
 			w.records.Wait()
+			w.presenter.leave()
 			w.cancel()
 			w.keeper.Wait()
 			w.bus.removeWorker(w)

@@ -96,6 +96,8 @@ func (a *attack) queueWays() []way {
 		{name: "a delayed task refused", subject: "sb.delay.q.mallory.M2", body: "evil", expect: "evil",
 			header: nats.Header{"Nats-Schedule": {"evil"}}},
 		{name: "a delayed task taken back", subject: "sb.delay.q.mallory.M3", expect: "purged"},
+		{name: "how the queue stands", subject: "sb.queue.q.mallory.info", body: "evil", expect: "priorities"},
+		{name: "a purge refused", subject: "sb.queue.q.mallory.purge", body: `{"id":"evil"}`, expect: "evil"},
 		{name: "tasks", subject: "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p0", body: `{"batch":1,"no_wait":true}`, expect: "evil"},
 		{name: "no tasks", subject: "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p1", body: `{"batch":1,"no_wait":true}`, expect: "404"},
 		{name: "a bad request for tasks", subject: "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p0", body: `{"batch":`, expect: "400"},
@@ -119,6 +121,7 @@ var queueTargets = []string{
 	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause",
 	"sb.delay.other.alice.one", "sb.delay.q.alice.one", "sb.delay.other.mallory.x",
 	"sb.held.other.alice.one", "sb.held.q.alice.one", "sb.due.other.2", "sb.due.q.2",
+	"sb.queue.other.carol.purge", "sb.queue.q.alice.purge",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_other.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p2",
 	"$JS.API.CONSUMER.DELETE.SB_TASK_other.p2", "$JS.API.CONSUMER.RESET.SB_TASK_other.p2",
 	"$JS.API.STREAM.PURGE.SB_TASK_other", "$JS.API.STREAM.PURGE.SB_DELAY_q", "$JS.API.STREAM.DELETE.SB_RESULT_other",
@@ -136,6 +139,7 @@ var queueForbidden = []string{
 	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause", "sb.control.q.*.pause", "sb.control.q.mallory",
 	"sb.delay.other.mallory.x", "sb.delay.q.alice.one", "sb.delay.q.*.one", "sb.delay.q.mallory", "sb.delay.q.mallory.x.y",
 	"sb.held.q.mallory.x", "sb.held.q.alice.one", "sb.held.other.alice.one", "sb.due.q.0", "sb.due.other.0",
+	"sb.queue.other.mallory.info", "sb.queue.other.mallory.purge", "sb.queue.q.alice.purge", "sb.queue.q.*.info", "sb.queue.q.mallory.x", "sb.queue.q.mallory",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_other.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p4", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.*", "$JS.API.CONSUMER.MSG.NEXT.SB_RESULT_q.p0",
 	"$JS.API.CONSUMER.INFO.SB_TASK_q.p0", "$JS.API.CONSUMER.DELETE.SB_TASK_q.p0", "$JS.API.CONSUMER.RESET.SB_TASK_q.p0", "$JS.API.CONSUMER.PAUSE.SB_TASK_q.p0",
 	"$JS.API.CONSUMER.UNPIN.SB_TASK_q.p0", "$JS.API.CONSUMER.LEADER.STEPDOWN.SB_TASK_q.p0", "$JS.API.CONSUMER.NAMES.SB_TASK_q", "$JS.API.CONSUMER.LIST.SB_TASK_q",
@@ -152,5 +156,5 @@ var queueForbidden = []string{
 // queueUnheard are subjects that mallory may not subscribe to.
 var queueUnheard = []string{
 	"sb.unique.>", "sb.unique.q.X.0", "sb.unique.q.*.*", "sb.task.>", "sb.task.q.0", "sb.task.q.*", "sb.*.q.>", "sb.result.other.>", "sb.result.*.x", "sb.dead.other.>", "sb.progress.other.>", "sb.control.>", "sb.control.other.>", "sb.control.*.alice.pause",
-	"sb.delay.>", "sb.delay.q.mallory.x", "sb.held.>", "sb.due.>", "$JS.ACK.>", "$JS.ACK.SB_TASK_q.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p0", "$JS.EVENT.ADVISORY.>", "_R_.>",
+	"sb.delay.>", "sb.delay.q.mallory.x", "sb.queue.>", "sb.queue.q.mallory.info", "sb.held.>", "sb.due.>", "$JS.ACK.>", "$JS.ACK.SB_TASK_q.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p0", "$JS.EVENT.ADVISORY.>", "_R_.>",
 }

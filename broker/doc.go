@@ -44,7 +44,8 @@
 // what a message's headers say: whoever may write to it can empty it, remove any
 // schedule and overwrite or copy any message, whatever subject it may publish to.
 // So agents ask the node, which passes on a time and a target and nothing else;
-// see [HoldTasks].
+// see [ServeQueues]. Likewise agents ask the node how a queue stands, and enqueuers
+// have it purge dead letters: no agent may look at a stream or take anything out.
 //
 // What queues no longer need is taken out every minute; see [Trim]. While a task
 // is not settled nothing that came after it goes, nor its result. A full log

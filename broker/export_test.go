@@ -27,6 +27,9 @@ func (n *Node) Fail(format string, v ...any) { n.logged.Fatalf(format, v...) }
 // StopHolding has the node answer no more requests to hold a task back.
 func (n *Node) StopHolding() { n.holder.stop() }
 
+// StopInspecting has the node answer no more questions about queues.
+func (n *Node) StopInspecting() { n.asked.stop() }
+
 // WithTrims has the node trim its queues whenever something comes from tick.
 func (c Config) WithTrims(tick <-chan time.Time, now func() time.Time) Config {
 	c.trimTick, c.trimNow = tick, now

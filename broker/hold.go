@@ -16,26 +16,32 @@ import (
 	"github.com/sealbus/sealbus/policy"
 )
 
-// HoldTasks answers agents who want a task held back, until ctx ends; it then
-// returns nil. An embedded node does this by itself. An operator runs it against
-// an external cluster, with js connected to the account that holds the streams;
-// where it does not run, delayed tasks are refused, and those that wait are not
-// concerned. Any number may run at a time.
+// ServeQueues answers agents who want a task held back, ask how a queue stands or
+// purge dead letters, until ctx ends; it then returns nil. An embedded node does
+// this by itself. An operator runs it against an external cluster, with js connected
+// to the account that holds the streams; where it does not run, all of that is
+// refused, and delayed tasks that wait already are not concerned. Any number may run
+// at a time.
 //
-// An agent asks by a request to policy.DelaySubject with the task as body and two
-// headers: "Nats-Schedule" is "@at " and a time as in RFC 3339, "Nats-Schedule-Target"
+// An agent asks for a delay by a request to policy.DelaySubject with the task as
+// body and two headers: "Nats-Schedule" is "@at " and a time as in RFC 3339, "Nats-Schedule-Target"
 // is the policy.DueSubject of a priority. The answer is JetStream's; the task is
 // then on disk. It goes into the log at that time or within a quarter of a second
 // after it, at once when the time is past. The same id again replaces what is
 // still held. A request with neither headers nor body removes it; the answer's
 // field "purged" is 1, or 0 where nothing was held under that id.
-func HoldTasks(ctx context.Context, js jetstream.JetStream, p *policy.Policy) error {
+func ServeQueues(ctx context.Context, js jetstream.JetStream, p *policy.Policy) error {
 	h, err := hold(js, p, slog.Default())
 	if err != nil {
 		return err
 	}
+	defer h.stop()
+	i, err := inspect(js, p, slog.Default())
+	if err != nil {
+		return err
+	}
+	defer i.stop()
 	<-ctx.Done()
-	h.stop()
 	return nil
 }
 

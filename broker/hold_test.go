@@ -195,16 +195,20 @@ func TestHoldStripsHeaders(t *testing.T) {
 	}
 }
 
-// TestHoldTasks is what an operator runs beside an external cluster.
-func TestHoldTasks(t *testing.T) {
+// TestServeQueues is what an operator runs beside an external cluster.
+func TestServeQueues(t *testing.T) {
 	o := newOffice(t)
 	o.n.StopHolding()
+	o.n.StopInspecting()
+	if _, err := o.alice.ask("q", policy.AskInfo, ""); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("nobody answers about queues: %v", err)
+	}
 	if err := o.alice.delay("x", "task", inAnHour(), 0, nil); !errors.Is(err, jetstream.ErrNoStreamResponse) {
 		t.Fatalf("nobody holds tasks back: %v", err)
 	}
 	ctx, cancel := context.WithCancel(timeout(t))
 	done := make(chan error, 1)
-	go func() { done <- broker.HoldTasks(ctx, o.js, o.n.Policy()) }()
+	go func() { done <- broker.ServeQueues(ctx, o.js, o.n.Policy()) }()
 	for {
 		err := o.alice.delay("x", "task", inAnHour(), 0, nil)
 		if err == nil {
@@ -213,6 +217,9 @@ func TestHoldTasks(t *testing.T) {
 		if !errors.Is(err, jetstream.ErrNoStreamResponse) {
 			t.Fatal(err)
 		}
+	}
+	if s := o.alice.info("q"); s.Delayed != 1 {
+		t.Errorf("%d delayed tasks, want 1", s.Delayed)
 	}
 	cancel()
 	ok(t, <-done)

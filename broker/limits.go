@@ -58,6 +58,13 @@ const (
 	// time. Each waits for the disk.
 	maxHolding = 256
 
+	// maxInspecting is how many questions about queues are answered at a time.
+	// Each makes some twenty requests to JetStream.
+	maxInspecting = 8
+
+	// maxQuestion bounds the body of such a question in bytes.
+	maxQuestion = 256
+
 	// trimInterval is how often the node looks for what its queues no longer
 	// need.
 	trimInterval = time.Minute

@@ -33,6 +33,7 @@ type Node struct {
 	js      jetstream.JetStream
 	addr    net.Addr
 	holder  *holder
+	asked   *inspector
 	trims   chan struct{} // closed when the trimmer has ended
 
 	stop    sync.Once
@@ -109,6 +110,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 		return err
 	}
 	if n.holder, err = hold(n.js, n.config.policy, n.log); err != nil {
+		return err
+	}
+	if n.asked, err = inspect(n.js, n.config.policy, n.log); err != nil {
 		return err
 	}
 	// A fatal error of the server that came while it was provisioned.
@@ -196,6 +200,9 @@ func (n *Node) teardown(reason error) {
 	}
 	if n.holder != nil {
 		n.holder.stop()
+	}
+	if n.asked != nil {
+		n.asked.stop()
 	}
 	if n.trims != nil {
 		<-n.trims

@@ -95,6 +95,8 @@ func (w *storeWorld) queueWays() []storeWay {
 		{"a control", "sb.control.jobs.mallory.M2", "evil", "SB_CONTROL_jobs"},
 		{"a delayed task refused", "sb.delay.jobs.mallory.M2", "evil", "error"},
 		{"a delayed task taken back", "sb.delay.jobs.mallory.M2", "", "purged"},
+		{"how the queue stands", "sb.queue.jobs.mallory.info", "evil", "priorities"},
+		{"a purge refused", "sb.queue.jobs.mallory.purge", `{"id":"evil"}`, "error"},
 		{"tasks", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p0", `{"batch":1,"no_wait":true}`, "evil"},
 		{"no tasks", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p1", `{"batch":1,"no_wait":true}`, "404"},
 		{"an ack", w.job.Reply, "+ACK", ""},
@@ -116,6 +118,7 @@ var queueTargets = []string{
 	"sb.task.hidden.0", "sb.task.hidden.2", "sb.task.jobs.2", "sb.result.hidden.X", "sb.result.hidden.Y", "sb.dead.hidden.Y",
 	"sb.control.hidden.alice.pause", "sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause",
 	"sb.delay.hidden.alice.one", "sb.delay.jobs.alice.one", "sb.held.hidden.alice.one", "sb.held.jobs.alice.one", "sb.due.hidden.2", "sb.due.jobs.2",
+	"sb.queue.hidden.alice.purge", "sb.queue.jobs.alice.purge",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_hidden.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p2", "$JS.API.CONSUMER.DELETE.SB_TASK_hidden.p2", "$JS.API.CONSUMER.RESET.SB_TASK_hidden.p2",
 	"$JS.API.STREAM.PURGE.SB_TASK_hidden", "$JS.API.STREAM.PURGE.SB_DELAY_jobs", "$JS.API.DIRECT.GET.SB_RESULT_hidden",
 	"$JS.ACK.SB_TASK_hidden.p2.1.1.1.1.1", "$JS.ACK._.x.SB_TASK_hidden.p2.1.1.1.1.1", "$JS.ACK.SB_TASK_jobs.p2.1.1.1.1.1",
@@ -128,6 +131,7 @@ var queueForbidden = []string{
 	"sb.task.hidden.0", "sb.task.jobs.4", "sb.task.jobs.*", "sb.task.*.0", "x.task.jobs.0", "sb.result.hidden.X", "sb.result.*.X", "sb.dead.hidden.X", "sb.progress.hidden.X",
 	"sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause", "sb.control.jobs.*.pause", "sb.delay.hidden.mallory.x", "sb.delay.jobs.alice.one", "sb.delay.jobs.*.one",
 	"sb.held.jobs.mallory.x", "sb.held.jobs.alice.one", "sb.due.jobs.0",
+	"sb.queue.hidden.mallory.info", "sb.queue.hidden.mallory.purge", "sb.queue.jobs.alice.purge", "sb.queue.jobs.*.info", "sb.queue.jobs.mallory.x",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_hidden.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.*", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p4",
 	"$JS.API.DIRECT.GET.SB_TASK_jobs.sb.task.jobs.0", "$JS.API.DIRECT.GET.SB_DELAY_jobs.sb.held.jobs.mallory.x",
 	"$JS.API.DIRECT.GET.SB_RESULT_hidden", "$JS.API.DIRECT.GET.SB_RESULT_hidden.sb.result.hidden.X", "$JS.API.DIRECT.GET.SB_CONTROL_hidden.sb.control.hidden.alice.pause",
@@ -140,7 +144,7 @@ var queueForbidden = []string{
 // queueUnheard are subjects that mallory may not subscribe to.
 var queueUnheard = []string{
 	"sb.unique.>", "sb.unique.jobs.X.0", "sb.task.>", "sb.task.jobs.0", "sb.*.jobs.>", "sb.result.hidden.>", "sb.result.*.X", "sb.dead.hidden.>", "sb.progress.hidden.>", "sb.control.>", "sb.control.hidden.>",
-	"sb.delay.>", "sb.delay.jobs.mallory.x", "sb.held.>", "sb.due.>", "$JS.ACK.SB_TASK_jobs.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p0",
+	"sb.delay.>", "sb.delay.jobs.mallory.x", "sb.queue.>", "sb.queue.jobs.mallory.info", "sb.held.>", "sb.due.>", "$JS.ACK.SB_TASK_jobs.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p0",
 }
 
 var queueStreams = []string{"SB_TASK_hidden", "SB_TASK_jobs", "SB_DELAY_jobs", "SB_RESULT_hidden", "SB_RESULT_jobs", "SB_DEAD_jobs", "SB_CONTROL_jobs"}

@@ -358,9 +358,10 @@ func (l *ledger) enqueueBatch(ctx context.Context, b *agentbus.Bus, size int) {
 		err = fmt.Errorf("after %v, a batch: %w", time.Since(began).Round(time.Second), err)
 	}
 	for i, h := range handles {
+		if h == nil {
+			l.failed(first+i, err)
+			continue
+		}
 		l.stored(first+i, h.ID())
-	}
-	for i := len(handles); i < size; i++ {
-		l.failed(first+i, err)
 	}
 }

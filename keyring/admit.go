@@ -186,7 +186,7 @@ func entitled(p *policy.Policy, ch policy.Channel, sender, receiver string) Kind
 	case policy.KindQueue:
 		return Kinds(envelope.KindTask, envelope.KindControl)
 	case policy.KindResult:
-		return Kinds(envelope.KindResult, envelope.KindProgress, envelope.KindError)
+		return Kinds(envelope.KindResult, envelope.KindProgress, envelope.KindError, envelope.KindControl)
 	}
 	return 0
 }

@@ -40,6 +40,7 @@ func feeds(agent string, prefixes ...string) []string {
 func enqueues(agent, q string) []string {
 	return append(both(agent, q),
 		"sb.task."+q+".0", "sb.task."+q+".1", "sb.task."+q+".2", "sb.task."+q+".3", "sb.delay."+q+"."+agent+".*",
+		"sb.queue."+q+"."+agent+".purge",
 		"sb.unique."+q+".*.0", "sb.unique."+q+".*.1", "sb.unique."+q+".*.2", "sb.unique."+q+".*.3", "$JS.API.DIRECT.GET.SB_TASK_"+q+".sb.unique."+q+".*.*",
 		"$JS.API.DIRECT.GET.SB_DEAD_"+q, "$JS.API.DIRECT.GET.SB_DEAD_"+q+".sb.dead."+q+".*")
 }
@@ -53,7 +54,7 @@ func works(agent, q string) []string {
 }
 
 func both(agent, q string) []string {
-	return []string{"sb.control." + q + "." + agent + ".>",
+	return []string{"sb.control." + q + "." + agent + ".>", "sb.queue." + q + "." + agent + ".info",
 		"$JS.API.DIRECT.GET.SB_RESULT_" + q, "$JS.API.DIRECT.GET.SB_RESULT_" + q + ".sb.result." + q + ".*",
 		"$JS.API.DIRECT.GET.SB_CONTROL_" + q, "$JS.API.DIRECT.GET.SB_CONTROL_" + q + ".sb.control." + q + ".*.>"}
 }
@@ -208,6 +209,7 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 			"writes dead letters":       "sb.dead.>",
 			"writes progress":           "sb.progress.>",
 			"controls a queue":          "sb.control.>",
+			"asks about a queue":        "sb.queue.>",
 		} {
 			if overlap(s, forbidden) && !mayAsk {
 				t.Errorf("%s %s: %s", agent, what, s)
@@ -233,6 +235,7 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 			"reads delayed tasks":      "sb.delay.>",
 			"reads what is held":       "sb.held.>",
 			"reads what is due":        "sb.due.>",
+			"hears others ask":         "sb.queue.>",
 		} {
 			if overlap(s, forbidden) {
 				t.Errorf("%s %s: %s", agent, what, s)
@@ -259,6 +262,7 @@ revoked: [gone]
 		"$JS.API.DIRECT.GET.KV_SB_POLICY", "$JS.FC.KV_SB_KEYS.x", "$JS.ACK.SB_TOPIC_t.x.1", "$KV.SB_POLICY.current", "$KV.SB_POLICY.other",
 		"$KV.SB_CARDS.bob.01JD3K5Z7QXN9V8M6T4R2P0WBC", "$KV.SB_CARDS.planner", "$KV.SB_KEYS.topic.t.j.bob.x", "$KV.SB_KEYS.topic.t",
 		"$KV.SB_KEYS.pair.a.b.k.planner.x", "$KV.SB_KEYS.topic.other.k.planner.x", "sb.store.policy.current", "sb.topic.other",
+		"sb.queue.q.bob.info", "sb.queue.q.bob.purge", "sb.queue.q.planner", "sb.queue.q.planner.x", "sb.queue.q.planner.info.x", "sb.queue.other.planner.info",
 		"sb.unique.q", "sb.unique.q.x", "sb.unique.q.x.4", "sb.unique.q.x.0.x", "sb.unique.other.x.0", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.x",
 		"$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.x.0.x", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.other.x.0", "$JS.API.DIRECT.GET.SB_TASK_q.sb.due.q.0", "$JS.API.DIRECT.GET.SB_TASK_other.sb.unique.other.x.0",
 		"sb.task.q", "sb.task.q.4", "sb.spread.other.0", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.held.q.planner.x", "sb.due.q.0",
@@ -326,6 +330,8 @@ func TestPermissionsAgreeWithMembership(t *testing.T) {
 				policy.UniqueSubject(queue, "x", 3): writes,
 				policy.StreamGet(policy.TaskStream(queue), policy.UniqueSubject(queue, "x", 3)): writes,
 				policy.DelaySubject(queue, agent, "x"):                                          writes,
+				policy.AskSubject(queue, agent, policy.AskPurge):                                writes,
+				policy.AskSubject(queue, agent, policy.AskInfo):                                 writes || reads,
 				policy.TaskPull(queue, 3):                                                       reads,
 				"$JS.ACK.SB_TASK_" + queue + ".p3.1.2.3.4.5":                                    reads,
 				policy.ResultSubject(queue, card):                                               reads,
