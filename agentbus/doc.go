@@ -105,6 +105,9 @@
 //   - A task begins no earlier than At says. One that is due in more than 2 seconds waits with the broker; late it can be.
 //   - A worker takes along what its handlers do in about a fifth of a second, so that slow tasks do not wait behind others while another
 //     worker has nothing to do. Stop gives back what has not begun.
+//   - Up to 16 short tasks that were enqueued at the same time share a message of the log, a seal and a sync of the broker's disk. A worker that has too few
+//     handlers for them puts them back one by one, so that others can have them. While tasks of such a message are retried or snoozed they wait at their
+//     worker; where it dies, a snooze may end early.
 //   - Results stay for the queue's retain, and as long as their task is in the log; dead letters for retain.
 //   - A handler reports its task's Progress, and enqueuers follow it while the task lasts: live, at most once, the newest first of all.
 //     Nothing keeps it.

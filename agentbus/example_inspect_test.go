@@ -85,7 +85,7 @@ func ExampleBus_QueueInfo() {
 		fmt.Println(err)
 		return
 	}
-	if _, err := planner.Enqueue(ctx, "work", nil); err != nil {
+	if _, err := planner.Enqueue(ctx, "work", nil, agentbus.Delay(time.Hour)); err != nil {
 		fmt.Println(err)
 		return
 	}
@@ -95,7 +95,7 @@ func ExampleBus_QueueInfo() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Printf("%d waiting, %d dead, %d workers\n", info.Pending, info.Dead, len(info.Workers))
+	fmt.Printf("%d delayed, %d dead, %d workers\n", info.Delayed, info.Dead, len(info.Workers))
 
 	letter, err := planner.DeadLetter(ctx, "work", task.ID())
 	if err != nil {
@@ -112,7 +112,7 @@ func ExampleBus_QueueInfo() {
 	}
 	fmt.Println(n, "purged")
 	// Output:
-	// 1 waiting, 1 dead, 0 workers
+	// 1 delayed, 1 dead, 0 workers
 	// 1 exec-1 the page is gone (attempt 1)
 	// 2 exec-1 the page is gone (attempt 2)
 	// 1 purged

@@ -32,7 +32,7 @@ type source struct {
 }
 
 func newSource(q *workQueue, priority int) *source {
-	s := &source{queue: q, priority: priority, inbox: q.worker.bus.wire.inbox() + "task", each: 1}
+	s := &source{queue: q, priority: priority, inbox: q.worker.bus.wire.inbox() + "task", each: maxShared}
 	s.route = &route{subject: s.inbox, fn: s.take}
 	return s
 }
@@ -74,7 +74,7 @@ func (s *source) take(m *nats.Msg) {
 		return
 	}
 	w.leaseOf[l.place] = l
-	s.each += (float64(l.count()) - s.each) / 8
+	s.each += (float64(l.count()) - s.each) / 4
 	w.leases[l] = struct{}{}
 	if w.stopping {
 		return // it goes back when the pulls have ended

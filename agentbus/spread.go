@@ -15,20 +15,25 @@ import (
 // task of the frame worked on, as it could by handing out the whole.
 const headerPart = "Sealbus-Part"
 
-// spread puts the tasks of a message back into the queue, each as a message of its own, where this worker would take
-// long over all of them and others may be idle. It reports whether it has. Tasks are enqueued together because that
-// costs the broker less; short ones are also worked on together for less.
-func (w *Worker) spread(l *lease, all []*leasedTask) bool {
-	w.mu.Lock()
-	stay := len(all) <= max(w.idle+1, w.prefetch()) || w.stopping
-	w.mu.Unlock()
-	if stay || !w.putBack(l, all) {
-		return false
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.end(l, "+ACK")
-	return true
+// spread puts tasks of a message that have not begun back into the queue, each as a message of its own, where this worker would
+// take long over all of them and others may be idle. Tasks are enqueued together because that costs the broker less;
+// short ones are also worked on together for less. It is called with the lock held, and returns before it is done.
+func (w *Worker) spread(l *lease, some []*leasedTask) {
+	l.active++ // so that it is not given back meanwhile
+	w.records.Go(func() {
+		gone := w.putBack(l, some)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, j := range some {
+			switch {
+			case gone:
+				l.jobs = slices.DeleteFunc(l.jobs, func(other *leasedTask) bool { return other == j })
+			case !l.back:
+				w.enlist(j, true)
+			}
+		}
+		w.release(l)
+	})
 }
 
 // putBack puts tasks of a message into the queue as messages of their own.
@@ -40,9 +45,16 @@ func (w *Worker) putBack(l *lease, some []*leasedTask) bool {
 	}
 	ctx, cancel := context.WithTimeout(w.ctx, storeTimeout)
 	defer cancel()
-	err := w.bus.store.append(ctx, policy.TaskStream(s.queue.name), entries)
-	// One that was put back before, by a worker that died then, was put back with all that have no result now.
-	if err != nil && !isStoredAlready(err) {
+	stream := policy.TaskStream(s.queue.name)
+	err := w.bus.store.append(ctx, stream, entries)
+	if isStoredAlready(err) { // some of them, by a worker that had the message before and has died
+		for i := range entries {
+			if err = w.bus.store.append(ctx, stream, entries[i:i+1]); err != nil {
+				break
+			}
+		}
+	}
+	if err != nil {
 		w.bus.log.Warn("tasks could not be shared with other workers", "queue", s.queue.name, "error", err)
 		return false
 	}
@@ -76,28 +88,8 @@ func (w *Worker) share() {
 		})
 	}
 	for l, some := range parts {
-		w.part(l, some)
+		w.spread(l, some)
 	}
-}
-
-// part puts tasks that have not begun back into the queue, while others of their message are being worked on. It is called
-// with the lock held, and returns before it is done.
-func (w *Worker) part(l *lease, some []*leasedTask) {
-	l.active++ // so that it is not given back meanwhile
-	w.records.Go(func() {
-		gone := w.putBack(l, some)
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		for _, j := range some {
-			switch {
-			case gone:
-				l.jobs = slices.DeleteFunc(l.jobs, func(other *leasedTask) bool { return other == j })
-			case !l.back:
-				w.enlist(j, true)
-			}
-		}
-		w.release(l)
-	})
 }
 
 // returnAll gives back what has not begun, when the worker stops.
@@ -114,7 +106,7 @@ func (w *Worker) returnAll() {
 			}
 		}
 		if len(rest) > 0 {
-			w.part(l, rest)
+			w.spread(l, rest)
 		}
 	}
 }

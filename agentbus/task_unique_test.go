@@ -201,6 +201,7 @@ func TestUniqueDelay(t *testing.T) {
 	if b := bustest.Receive(t, begun); b.Before(at) {
 		t.Errorf("it began %v before its time", at.Sub(b))
 	}
+	bustest.Check(t, worker.Stop())
 	if s := worker.Stats(); s.Succeeded != 1 {
 		t.Errorf("%+v", s)
 	}
@@ -324,8 +325,8 @@ func TestUniqueRefused(t *testing.T) {
 	}
 	good := agentbus.NewTask{Payload: []byte("good")}
 	handles, err := planner.EnqueueBatch(w.Ctx(), "work", []agentbus.NewTask{good, {Options: []agentbus.EnqueueOption{agentbus.Unique("k", 0)}}})
-	if len(handles) != 0 || err == nil || !strings.Contains(err.Error(), "task 1 of the batch") || !strings.Contains(err.Error(), "cannot be part of a batch") {
-		t.Errorf("in a batch: %d handles, %v", len(handles), err)
+	if stored(handles) != 0 || err == nil || !strings.Contains(err.Error(), "task 1 of the batch") || !strings.Contains(err.Error(), "cannot be part of a batch") {
+		t.Errorf("in a batch: %d handles, %v", stored(handles), err)
 	}
 	for _, queue := range []string{"work", "loose"} {
 		if n := streamOf(t, w, policy.TaskStream(queue)).Msgs; n != 0 {
