@@ -50,7 +50,7 @@ type Config struct {
 	// The default is DefaultRequestTimeout.
 	RequestTimeout time.Duration
 
-	renewEvery, closeTimeout, lease time.Duration // for tests
+	renewEvery, closeTimeout, lease, slotTerm time.Duration // for tests
 }
 
 // check fills in the defaults and refuses what cannot work.
@@ -90,6 +90,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.lease == 0 {
 		c.lease = policy.TaskAckWait
+	}
+	if c.slotTerm == 0 {
+		c.slotTerm = slotTerm
 	}
 	if c.closeTimeout == 0 {
 		c.closeTimeout = closeTimeout

@@ -38,6 +38,8 @@ type lease struct {
 	came      time.Time
 	renewed   time.Time // when the broker was last told that it is being worked on
 
+	slot bool // it runs under a slot of its queue
+
 	// Behind the worker's lock.
 	running bool
 	lost    context.CancelCauseFunc // of the handler's context; nil if none runs
@@ -129,6 +131,7 @@ func (w *Worker) pull() {
 	if w.stopping {
 		return
 	}
+	w.holdBack()
 	room := w.prefetch() - w.ready - len(w.fresh)
 	now := time.Now()
 	total := 0
@@ -147,6 +150,9 @@ func (w *Worker) pull() {
 		n := 1 // of one that has had nothing: the first task makes it lively
 		if s.lively {
 			n = max(1, room*s.weight()/total)
+		}
+		if n = min(n, s.queue.room()); n <= 0 {
+			continue
 		}
 		s.lively = len(s.tasks) > 0
 		request := fmt.Appendf(nil, `{"batch":%d,"expires":%d}`, n, policy.MaxPullWait)
@@ -251,8 +257,7 @@ func (w *Worker) next() *lease {
 		if w.stopping {
 			return nil
 		}
-		if w.ready > 0 {
-			s := w.pick()
+		if s := w.pick(); s != nil {
 			l := s.tasks[0]
 			s.tasks = s.tasks[1:]
 			w.ready--
@@ -261,13 +266,14 @@ func (w *Worker) next() *lease {
 				continue
 			}
 			l.running = true
+			s.queue.gate.begun(l)
 			return l
 		}
-		w.waiting.Wait()
+		w.rest()
 	}
 }
 
-// pick draws a source that has tasks.
+// pick draws a source that has tasks which may begin, nil if there is none.
 func (w *Worker) pick() *source {
 	var total float64
 	var last *source
@@ -275,14 +281,14 @@ func (w *Worker) pick() *source {
 		return float64(s.weight()) * (1 + time.Since(s.tasks[0].came).Seconds())
 	}
 	for s := range w.sources {
-		if len(s.tasks) > 0 {
+		if s.startable() {
 			total += share(s)
 			last = s
 		}
 	}
 	at := rand.Float64() * total // no secret
 	for s := range w.sources {
-		if len(s.tasks) == 0 {
+		if !s.startable() {
 			continue
 		}
 		if at -= share(s); at < 0 {

@@ -63,6 +63,7 @@ type opened struct {
 
 // run works on one task.
 func (w *Worker) run(l *lease) {
+	defer w.through(l)
 	t, err := w.open(l)
 	if err != nil {
 		w.refuse(l, err)
@@ -212,7 +213,7 @@ func (w *Worker) work(t *opened) {
 	gone := t.back
 	t.lost = cancel
 	w.mu.Unlock()
-	if gone {
+	if gone || w.cancelled(t) {
 		return
 	}
 	var result []byte
@@ -239,6 +240,8 @@ func (w *Worker) work(t *opened) {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errLeaseLost):
 		return // another has the task
+	case errors.Is(cause, ErrCancelled) && w.cancelled(t):
+		return
 	case errors.Is(cause, errTimeout):
 		err = fmt.Errorf("%w (%w)", cause, err)
 	}

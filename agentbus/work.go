@@ -2,6 +2,7 @@ package agentbus
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync"
@@ -69,6 +70,7 @@ type Worker struct {
 	limit   int // tasks handled at a time
 	queues  []*workQueue
 	counts  workCounters
+	id      [16]byte // at random, by which slots are this worker's
 
 	ctx     context.Context // of the handlers
 	cancel  context.CancelFunc
@@ -83,6 +85,7 @@ type Worker struct {
 	leases   map[*lease]struct{} // all that have not been given back
 	fresh    []*lease            // have come, and may be settled already
 	ready    int                 // in the sources
+	resting  int                 // handlers that wait
 	stopping bool
 	pace     time.Duration // of a handler, about
 	wake     chan struct{}
@@ -95,6 +98,8 @@ type workQueue struct {
 	weight  int
 	rc      *keyring.StoredReceiver
 	sources [policy.Priorities]*source
+	orders  *orders
+	gate    *gate
 }
 
 // Work has handler work on the tasks of a queue, DefaultConcurrency at a time unless Concurrency says otherwise. It
@@ -125,6 +130,7 @@ func (b *Bus) Work(ctx context.Context, queue string, handler TaskHandler, optio
 	w := &Worker{bus: b, handler: handler, limit: o.concurrency, leases: make(map[*lease]struct{}), pace: firstPace,
 		wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	w.waiting.L = &w.mu
+	_, _ = rand.Read(w.id[:]) // it does not fail
 	w.ctx, w.cancel = context.WithCancel(b.handlerContext(b.ctx))
 	for _, name := range o.names {
 		q, err := w.queue(ctx, name, o.weights[name])
@@ -150,6 +156,7 @@ func (w *Worker) queue(ctx context.Context, name string, weight int) (*workQueue
 	for p := range policy.Priorities {
 		q.sources[p] = newSource(q, p)
 	}
+	q.orders, q.gate = newOrders(q), newGate(q)
 	return q, nil
 }
 
@@ -163,9 +170,13 @@ func (w *Worker) start(ctx context.Context) error {
 	for s := range w.sources {
 		routes = append(routes, s.route)
 	}
+	routes = append(routes, w.orderRoutes()...)
 	err := b.wire.add(routes...)
 	if err == nil {
 		err = b.wire.settle(ctx, routes...)
+	}
+	if err == nil {
+		err = w.beginOrders(ctx)
 	}
 	if err != nil {
 		for _, r := range routes {
@@ -175,6 +186,7 @@ func (w *Worker) start(ctx context.Context) error {
 		b.removeWorker(w)
 		return b.closedOr(ctx, err)
 	}
+	w.followOrders()
 	w.keeper.Go(w.keep)
 	for range w.limit {
 		w.hand()

@@ -122,6 +122,7 @@ func singles(p *policy.Policy) []string {
 			policy.ResultSubject(q.name, "*"),
 			policy.DeadSubject(q.name, "*"),
 			policy.ControlSubject(q.name, "*", ">"),
+			policy.SlotSubject(q.name, "*"),
 			policy.DelaySubject(q.name, "*", "*"),
 			policy.StreamGet(policy.ResultStream(q.name), policy.ResultSubject(q.name, "*")),
 			policy.StreamGet(policy.DeadStream(q.name), policy.DeadSubject(q.name, "*")),

@@ -44,6 +44,7 @@ func TestImports(t *testing.T) {
 		"STORE service sb.dead.q.* sb.dead.q.*",
 		"STORE service sb.delay.q.*.* sb.delay.q.*.*",
 		"STORE service sb.result.q.* sb.result.q.*",
+		"STORE service sb.slot.q.* sb.slot.q.*",
 		"STORE service sb.task.q.* sb.task.q.*",
 		"STORE service *.topic.prices *.topic.prices",
 		"STORE service *.topic.secret *.topic.secret",

@@ -43,7 +43,7 @@ func enqueues(agent, q string) []string {
 }
 
 func works(agent, q string) []string {
-	list := append(both(agent, q), "sb.result."+q+".*", "sb.dead."+q+".*", "sb.progress."+q+".*")
+	list := append(both(agent, q), "sb.result."+q+".*", "sb.dead."+q+".*", "sb.progress."+q+".*", "sb.slot."+q+".*")
 	for _, c := range []string{"p0", "p1", "p2", "p3"} {
 		list = append(list, "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_"+q+"."+c, "$JS.ACK.SB_TASK_"+q+"."+c+".*.*.*.*.*")
 	}
@@ -89,10 +89,10 @@ revoked: [gone]
 			[][]string{feeds("a", "queue.q", "result.q"), hearsResults("q")}},
 		{"worker", "queues: {q: {enqueue: [a], work: [b]}}", "b",
 			[][]string{own("b"), keysOf("b", "queue.q", "result.q"), works("b", "q")},
-			[][]string{feeds("b", "queue.q", "result.q"), {"sb.control.q.>"}}},
+			[][]string{feeds("b", "queue.q", "result.q"), {"sb.control.q.>", "sb.slot.q.*"}}},
 		{"enqueuer of one queue, worker of another", "queues: {q: {enqueue: [a], work: [b]}, r: {enqueue: [b], work: [a]}}", "a",
 			[][]string{own("a"), keysOf("a", "queue.q", "result.q", "queue.r", "result.r"), enqueues("a", "q"), works("a", "r")},
-			[][]string{feeds("a", "queue.q", "result.q", "queue.r", "result.r"), hearsResults("q"), {"sb.control.r.>"}}},
+			[][]string{feeds("a", "queue.q", "result.q", "queue.r", "result.r"), hearsResults("q"), {"sb.control.r.>", "sb.slot.r.*"}}},
 		{"caller", "services: {s: {call: [a], serve: [b]}}", "a",
 			[][]string{own("a"), keysOf("a", "service.s", "pair.a.b"), {"sb.service.s"}},
 			[][]string{feeds("a", "service.s", "pair.a.b")}},
