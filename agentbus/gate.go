@@ -24,9 +24,12 @@ type gate struct {
 	idle   time.Time // since when a slot is held for nothing; zero: none is
 	starts starts
 	asking time.Time // when to try for starts again
-	seen   bool      // slots have changed since they were looked at
+	hint   bool      // slots may have changed since they were looked at
 
-	view slotView // of the goroutine that looks after it
+	// Of the goroutine that looks after it.
+	view   slotView
+	looked time.Time     // when slots were looked at
+	pause  time.Duration // until they are looked at again while there are too few
 }
 
 // heldSlot is a slot that this worker has.
@@ -41,11 +44,11 @@ func newGate(q *workQueue) *gate {
 	return g
 }
 
-// hear notes that a slot may have changed. What comes is no more than a hint: it may not be stored, or be refused.
+// hear notes that a slot may have changed. What comes is no more than a hint: it is not stored yet, and may be refused.
 func (g *gate) hear(*nats.Msg) {
 	w := g.queue.worker
 	w.mu.Lock()
-	g.seen = true
+	g.hint = true
 	short := g.short
 	w.mu.Unlock()
 	if short {

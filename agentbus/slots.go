@@ -50,7 +50,10 @@ func (g *gate) see(ctx context.Context) error {
 	q := g.queue
 	w := q.worker
 	w.mu.Lock()
-	g.seen = false
+	if g.pause = min(2*g.pause, g.term()/3); g.hint || g.pause == 0 {
+		g.pause = storeLook // what passed by may be stored only after this look
+	}
+	g.hint, g.looked = false, time.Now()
 	w.mu.Unlock()
 	prefix := policy.SlotSubject(q.name, "")
 	list, err := w.bus.store.last(ctx, policy.ControlStream(q.name), []string{prefix + "*"})
@@ -246,7 +249,7 @@ func (g *gate) takeSlots(ctx context.Context) {
 	for range slotTries {
 		w.mu.Lock()
 		want, running := g.wanted(), g.limits.running
-		look := g.seen || !g.short
+		look := g.hint || !g.short || time.Since(g.looked) >= g.pause
 		w.mu.Unlock()
 		if want <= 0 || !look && !g.view.anyFree(running, time.Now()) {
 			return
@@ -258,7 +261,7 @@ func (g *gate) takeSlots(ctx context.Context) {
 		}
 		got, outrun := g.takeFree(ctx, want, running)
 		w.mu.Lock()
-		g.seen = g.seen || outrun
+		g.hint = g.hint || outrun
 		if g.short = got < want; g.short {
 			w.unready(g.queue, len(g.held))
 		}
@@ -357,6 +360,7 @@ func (g *gate) after() time.Duration {
 		sooner(slotLinger - now.Sub(g.idle))
 	}
 	if g.short {
+		sooner(g.pause - now.Sub(g.looked))
 		for _, s := range g.view.slots {
 			if !s.free() {
 				sooner(s.term - now.Sub(s.since))
