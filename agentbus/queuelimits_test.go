@@ -172,7 +172,7 @@ func TestCrashedSlots(t *testing.T) {
 	bustest.Check(t, err)
 	if m, err := task.Result(soon(t)); err != nil || string(m.Payload) != "X" {
 		t.Errorf("while a dead worker has all slots: %v, %v; %d slots here", m, err, worker.Slots("work"))
-}
+	}
 }
 
 // TestStopFreesSlots: those of a worker that stops are another's at once, long before their term.
