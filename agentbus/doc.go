@@ -102,6 +102,10 @@
 //   - A task begins no earlier than At says. One that is due in more than 2 seconds waits with the broker; late it can be.
 //   - A worker takes along what its handlers do in about a fifth of a second, so that slow tasks do not wait behind others while another
 //     worker has nothing to do. Stop gives back what has not begun.
+//   - PauseQueue and ResumeQueue stop and restart all workers of a queue, LimitQueue says how many tasks may run, and begin in a second,
+//     over all of them, and TaskHandle.Cancel ends one task, whether it waits or runs. Each is sealed, lasts, and is asked for by workers
+//     before they take a task. Limits are exact while workers live; slots of one that dies are free when its leases are, and starts
+//     that it had reserved are lost. The broker can keep all this from workers; it can make up none of it.
 //   - Results stay for the queue's retain, and as long as their task is in the log; dead letters for retain.
 //
 // The broker can hold tasks back, drop them, and hand them out again. It has a handler run twice by hiding from workers that
