@@ -53,7 +53,7 @@ func (a *attack) queues(alice, dave *client) {
 // ownInQueue reports whether mallory may have written a message to a stream of a
 // queue.
 func ownInQueue(m string) bool {
-	for _, own := range []string{"sb.task.q.0=", "sb.task.q.1=", "sb.due.q.1=", "sb.held.q.mallory.", "sb.result.q.", "sb.dead.q.", "sb.control.q.mallory."} {
+	for _, own := range []string{"sb.task.q.0=", "sb.task.q.1=", "sb.due.q.1=", "sb.held.q.mallory.", "sb.result.q.", "sb.dead.q.", "sb.control.q.mallory.", "sb.slot.q."} {
 		if strings.HasPrefix(m, own) {
 			return true
 		}
@@ -85,6 +85,7 @@ func (a *attack) queueWays() []way {
 		{name: "ack of a result", subject: "sb.result.q.M2", body: "evil", expect: "SB_RESULT_q"},
 		{name: "ack of a dead letter", subject: "sb.dead.q.M2", body: "evil", expect: "SB_DEAD_q"},
 		{name: "ack of a control", subject: "sb.control.q.mallory.M2", body: "evil", expect: "SB_CONTROL_q"},
+		{name: "ack of a slot", subject: "sb.slot.q.0", body: "evil", expect: "SB_CONTROL_q"},
 		{name: "ack of a delayed task", subject: "sb.delay.q.mallory.M2", body: "evil", expect: "SB_DELAY_q",
 			header: nats.Header{"Nats-Schedule": {farAhead}, "Nats-Schedule-Target": {"sb.due.q.1"}}},
 		{name: "a delayed task refused", subject: "sb.delay.q.mallory.M2", body: "evil", expect: "evil",
@@ -110,7 +111,7 @@ func (a *attack) queueWays() []way {
 var queueTargets = []string{
 	"sb.task.other.0", "sb.task.other.2", "sb.task.q.2", "sb.task.q.3",
 	"sb.result.other.X", "sb.result.other." + ulid.Make().String(), "sb.dead.other.Y", "sb.progress.other.Y",
-	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause",
+	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause", "sb.slot.other.0", "sb.slot.other.rate",
 	"sb.delay.other.alice.one", "sb.delay.q.alice.one", "sb.delay.other.mallory.x",
 	"sb.held.other.alice.one", "sb.held.q.alice.one", "sb.due.other.2", "sb.due.q.2",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_other.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p2",
@@ -125,7 +126,7 @@ var queueTargets = []string{
 var queueForbidden = []string{
 	"sb.task.other.0", "sb.task.other.2", "sb.task.q", "sb.task.q.4", "sb.task.q.*", "sb.task.>", "x.task.q.0", "sb.task.q.0.x",
 	"sb.result.other.X", "sb.result.q", "sb.result.q.x.y", "sb.result.*.x", "sb.dead.other.X", "sb.progress.other.X",
-	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause", "sb.control.q.*.pause", "sb.control.q.mallory",
+	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause", "sb.control.q.*.pause", "sb.control.q.mallory", "sb.slot.other.0", "sb.slot.*.0", "sb.slot.q", "sb.slot.q.0.x",
 	"sb.delay.other.mallory.x", "sb.delay.q.alice.one", "sb.delay.q.*.one", "sb.delay.q.mallory", "sb.delay.q.mallory.x.y",
 	"sb.held.q.mallory.x", "sb.held.q.alice.one", "sb.held.other.alice.one", "sb.due.q.0", "sb.due.other.0",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_other.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p4", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.*", "$JS.API.CONSUMER.MSG.NEXT.SB_RESULT_q.p0",
@@ -143,6 +144,6 @@ var queueForbidden = []string{
 
 // queueUnheard are subjects that mallory may not subscribe to.
 var queueUnheard = []string{
-	"sb.task.>", "sb.task.q.0", "sb.task.q.*", "sb.*.q.>", "sb.result.other.>", "sb.result.*.x", "sb.dead.other.>", "sb.progress.other.>", "sb.control.>", "sb.control.other.>", "sb.control.*.alice.pause",
+	"sb.task.>", "sb.task.q.0", "sb.task.q.*", "sb.*.q.>", "sb.result.other.>", "sb.result.*.x", "sb.dead.other.>", "sb.progress.other.>", "sb.control.>", "sb.control.other.>", "sb.slot.>", "sb.slot.other.*", "sb.control.*.alice.pause",
 	"sb.delay.>", "sb.delay.q.mallory.x", "sb.held.>", "sb.due.>", "$JS.ACK.>", "$JS.ACK.SB_TASK_q.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p0", "$JS.EVENT.ADVISORY.>", "_R_.>",
 }

@@ -77,7 +77,7 @@ func take(w *storeWorld, nc *nats.Conn, queue string, priority int) *nats.Msg {
 // mallorysInQueue reports whether mallory may have written something to a stream of a queue.
 func mallorysInQueue(subject string) bool {
 	return subject == "sb.task.jobs.0" || subject == "sb.task.jobs.1" || subject == "sb.due.jobs.1" || slices.ContainsFunc(
-		[]string{"sb.held.jobs.mallory.", "sb.result.jobs.", "sb.dead.jobs.", "sb.control.jobs.mallory."},
+		[]string{"sb.held.jobs.mallory.", "sb.result.jobs.", "sb.dead.jobs.", "sb.control.jobs.mallory.", "sb.slot.jobs."},
 		func(prefix string) bool { return strings.HasPrefix(subject, prefix) })
 }
 
@@ -89,6 +89,7 @@ func (w *storeWorld) queueWays() []storeWay {
 		{"a task", "sb.task.jobs.0", "evil", "SB_TASK_jobs"},
 		{"a result", "sb.result.jobs.M2", "evil", "SB_RESULT_jobs"},
 		{"a dead letter", "sb.dead.jobs.M2", "evil", "SB_DEAD_jobs"},
+		{"a slot", "sb.slot.jobs.0", "evil", "SB_CONTROL_jobs"},
 		{"a control", "sb.control.jobs.mallory.M2", "evil", "SB_CONTROL_jobs"},
 		{"a delayed task refused", "sb.delay.jobs.mallory.M2", "evil", "error"},
 		{"a delayed task taken back", "sb.delay.jobs.mallory.M2", "", "purged"},
@@ -110,7 +111,7 @@ func (w *storeWorld) queueWays() []storeWay {
 // queueTargets are what mallory would like answers to be written to.
 var queueTargets = []string{
 	"sb.task.hidden.0", "sb.task.hidden.2", "sb.task.jobs.2", "sb.result.hidden.X", "sb.result.hidden.Y", "sb.dead.hidden.Y",
-	"sb.control.hidden.alice.pause", "sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause",
+	"sb.control.hidden.alice.pause", "sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause", "sb.slot.hidden.0", "sb.slot.hidden.rate",
 	"sb.delay.hidden.alice.one", "sb.delay.jobs.alice.one", "sb.held.hidden.alice.one", "sb.held.jobs.alice.one", "sb.due.hidden.2", "sb.due.jobs.2",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_hidden.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p2", "$JS.API.CONSUMER.DELETE.SB_TASK_hidden.p2", "$JS.API.CONSUMER.RESET.SB_TASK_hidden.p2",
 	"$JS.API.STREAM.PURGE.SB_TASK_hidden", "$JS.API.STREAM.PURGE.SB_DELAY_jobs", "$JS.API.DIRECT.GET.SB_RESULT_hidden",
@@ -120,7 +121,7 @@ var queueTargets = []string{
 // queueForbidden are subjects that mallory, who may do everything in jobs, may not publish to.
 var queueForbidden = []string{
 	"sb.task.hidden.0", "sb.task.jobs.4", "sb.task.jobs.*", "sb.task.*.0", "x.task.jobs.0", "sb.result.hidden.X", "sb.result.*.X", "sb.dead.hidden.X", "sb.progress.hidden.X",
-	"sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause", "sb.control.jobs.*.pause", "sb.delay.hidden.mallory.x", "sb.delay.jobs.alice.one", "sb.delay.jobs.*.one",
+	"sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause", "sb.control.jobs.*.pause", "sb.slot.hidden.0", "sb.slot.*.0", "sb.slot.jobs.0.x", "sb.delay.hidden.mallory.x", "sb.delay.jobs.alice.one", "sb.delay.jobs.*.one",
 	"sb.held.jobs.mallory.x", "sb.held.jobs.alice.one", "sb.due.jobs.0",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_hidden.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.*", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p4",
 	"$JS.API.DIRECT.GET.SB_TASK_jobs.sb.task.jobs.0", "$JS.API.DIRECT.GET.SB_DELAY_jobs.sb.held.jobs.mallory.x",
@@ -133,7 +134,7 @@ var queueForbidden = []string{
 
 // queueUnheard are subjects that mallory may not subscribe to.
 var queueUnheard = []string{
-	"sb.task.>", "sb.task.jobs.0", "sb.*.jobs.>", "sb.result.hidden.>", "sb.result.*.X", "sb.dead.hidden.>", "sb.progress.hidden.>", "sb.control.>", "sb.control.hidden.>",
+	"sb.task.>", "sb.task.jobs.0", "sb.*.jobs.>", "sb.result.hidden.>", "sb.result.*.X", "sb.dead.hidden.>", "sb.progress.hidden.>", "sb.control.>", "sb.control.hidden.>", "sb.slot.>", "sb.slot.hidden.*",
 	"sb.delay.>", "sb.delay.jobs.mallory.x", "sb.held.>", "sb.due.>", "$JS.ACK.SB_TASK_jobs.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p0",
 }
 
