@@ -3,6 +3,7 @@ package agentbus
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"sync"
 	"time"
@@ -144,6 +145,7 @@ func (o *orders) due() bool {
 	w := o.queue.worker
 	if p := w.bus.ring.Policy(); p != o.revision {
 		o.revision, due = p, true
+		clear(o.refused) // it may let a sender in
 		w.mu.Lock()
 		o.decide()
 		w.mu.Unlock()
@@ -219,8 +221,8 @@ func (o *orders) take(f found) {
 	case missing(err):
 		o.await(f)
 	case !errors.As(err, &r): // the keyring is closed
-	case r.Reason == keyring.NotEntitled || r.Reason == keyring.Stale && ulid.Time(r.ID.Time()).After(time.Now()):
-		o.setLate() // the policy that lets the sender in may be on its way, or this clock is behind
+	case r.Reason == keyring.Stale && ulid.Time(r.ID.Time()).After(time.Now()):
+		o.setLate() // this clock is behind
 	default:
 		if len(o.refused) >= maxRefused {
 			clear(o.refused)
@@ -237,17 +239,16 @@ func (o *orders) setLate() {
 	o.late = true
 }
 
-// known reports whether nothing would come of opening a frame: it was rejected before, or is no newer than what was obeyed. It
-// goes by what the frame claims, which can do no more than have it passed over.
+// known reports whether nothing would come of opening a frame: the very same was rejected before, or it claims to be no newer than
+// what was obeyed.
 func (o *orders) known(f found) (key string, known bool) {
-	var frame envelope.Frame
-	if envelope.Parse(f.frame, &frame) == nil {
-		key = f.subject + " " + frame.ID.String()
-	} else {
-		key = f.subject
-	}
-	if o.refused[key] {
+	sum := sha256.Sum256(f.frame) // not its id: one that was tampered with has that of the genuine
+	if key = f.subject + " " + string(sum[:]); o.refused[key] {
 		return key, true
+	}
+	var frame envelope.Frame
+	if envelope.Parse(f.frame, &frame) != nil {
+		return key, false
 	}
 	_, agent, what, _ := policy.CutControlSubject(f.subject)
 	w := o.queue.worker

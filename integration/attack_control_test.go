@@ -93,10 +93,18 @@ func TestForgedControls(t *testing.T) {
 	if rejected < uint64(len(forged)/2) {
 		t.Errorf("%d rejections of %d forgeries", rejected, len(forged))
 	}
-	// In its own place each is obeyed: the forgeries were of the real thing.
+	// In its own place each is obeyed, also by who has just rejected one that claimed to be it.
+	worker := w.work()
+	for range 3 {
+		w.o.inject(forged["a pause, its seal changed"].subject, forged["a pause, its seal changed"].frame)
+	}
+	w.done(w.enqueue("other", "rejected"), "rejected")
+	w.o.inject(at("jobs", "alice", policy.ControlPause), pause)
 	w.insert(at("jobs", "alice", policy.ControlPause), pause)
 	w.insert(at("jobs", "alice", policy.ControlCancel+"."+victim.ID().String()), cancel)
-	worker := w.work()
+	for range 10 {
+		w.done(w.enqueue("other", "heard"), "heard")
+	}
 	before := w.runs.Load()
 	waits := w.enqueue("jobs", "waits")
 	w.done(w.enqueue("other", "passes"), "passes")
