@@ -50,7 +50,7 @@ type Config struct {
 	// The default is DefaultRequestTimeout.
 	RequestTimeout time.Duration
 
-	renewEvery, closeTimeout, lease, presence time.Duration // for tests
+	renewEvery, closeTimeout, lease, presence, slotTerm time.Duration // for tests
 }
 
 // check fills in the defaults and refuses what cannot work.
@@ -93,6 +93,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.presence == 0 {
 		c.presence = presenceEvery
+	}
+	if c.slotTerm == 0 {
+		c.slotTerm = slotTerm
 	}
 	if c.closeTimeout == 0 {
 		c.closeTimeout = closeTimeout

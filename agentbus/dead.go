@@ -23,7 +23,7 @@ type DeadReason uint8
 const (
 	DeadAttempts   DeadReason = 1 // it has failed as often as it may
 	DeadDeadline   DeadReason = 2 // it had not begun by its deadline
-	DeadCancelled  DeadReason = 3 // its handler returned Cancel
+	DeadCancelled  DeadReason = 3 // its handler returned Cancel, or TaskHandle.Cancel was called
 	DeadUnopenable DeadReason = 4 // a check of the sealed frame failed
 )
 

@@ -108,6 +108,10 @@
 //   - Up to 16 short tasks that were enqueued at the same time share a message of the log, a seal and a sync of the broker's disk. A worker that has too few
 //     handlers for them puts them back one by one, so that others can have them. While tasks of such a message are retried or snoozed they wait at their
 //     worker; where it dies, a snooze may end early.
+//   - PauseQueue and ResumeQueue stop and restart all workers of a queue, LimitQueue says how many tasks may run, and begin in a second,
+//     over all of them, and TaskHandle.Cancel ends one task, whether it waits or runs. Each is sealed, lasts, and is asked for by workers
+//     before they take a task. Limits are exact while workers live; slots of one that dies are free when its leases are, and starts
+//     that it had reserved are lost. The broker can keep all this from workers; it can make up none of it.
 //   - Results stay for the queue's retain, and as long as their task is in the log; dead letters for retain.
 //   - A handler reports its task's Progress, and enqueuers follow it while the task lasts: live, at most once, the newest first of all.
 //     Nothing keeps it.

@@ -43,6 +43,7 @@ type leasedTask struct {
 	headers  []envelope.Pair // all of them
 	failures int             // attempts that have failed before
 	counted  bool            // failures has been looked up
+	slot     bool            // it runs under a slot of its queue
 	unsure   bool            // it may have a result
 
 	// Behind the worker's lock.

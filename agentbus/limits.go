@@ -6,6 +6,7 @@ import (
 
 	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/keyring"
+	"github.com/sealbus/sealbus/policy"
 )
 
 const (
@@ -74,9 +75,27 @@ const (
 	maxAhead     = time.Minute            // or whose time is ahead of the clock, at most
 	holdTime     = 2 * time.Second        // before its time a task may wait at a worker
 
-	maxUniqueKey  = keyring.MaxPseudonymValue
-	maxClaimReads = 16          // hashes of one unique key that are looked up at a time
-	claimPatience = time.Second // for the card or key that what stands under a claim needs
+	maxUniqueKey   = keyring.MaxPseudonymValue
+	maxClaimReads  = 16                     // hashes of one unique key that are looked up at a time
+	claimPatience  = time.Second            // for the card or key that what stands under a claim needs
+	maxReason      = maxErrorText           // bytes of why a task is cancelled
+	maxRunning     = 1024                   // tasks of a queue under QueueLimits.Running
+	minEvery       = time.Microsecond       // between two starts under QueueLimits.PerSecond
+	maxEvery       = 24 * time.Hour         // and at most
+	maxCancelled   = 4096                   // cancelled tasks of a queue that a worker remembers; for others it asks the broker
+	maxControllers = 1024                   // agents whose pauses and limits it remembers
+	maxOrders      = 1024                   // controls that have come and wait to be opened
+	maxOrderWaits  = 16                     // that wait for a key or a card
+	maxRefused     = 1024                   // that were rejected, and are not looked at again
+	ordersEvery    = 30 * time.Second       // a worker reads what the broker has of them
+	maxSlotAgent   = 63                     // bytes of an agent's name
+	slotTerm       = policy.TaskAckWait     // for which a slot is held; so that it is lost with the leases, and not before
+	maxSlotTerm    = 5 * time.Minute        // that a slot may say
+	slotLinger     = 50 * time.Millisecond  // that a slot is kept while nothing is to run
+	slotPause      = 10 * time.Millisecond  // at most before a slot is tried for again that another was faster to write
+	slotTries      = 4                      // at a time
+	rateSpan       = 100 * time.Millisecond // of starts that are reserved at once
+	startLate      = time.Second            // after its time, a start that was reserved is lost
 
 	maxAttempts = 1000
 	maxTaskKind = 64

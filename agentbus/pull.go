@@ -133,6 +133,7 @@ func (w *Worker) pull() {
 	if w.stopping {
 		return
 	}
+	w.holdBack()
 	ahead := w.prefetch()
 	room := max(ahead, w.idle) - w.ready - len(w.fresh)
 	now := time.Now()
@@ -156,6 +157,9 @@ func (w *Worker) pull() {
 		}
 		if now.Before(s.wary) {
 			n = 1
+		}
+		if n = min(n, s.queue.room()); n <= 0 {
+			continue
 		}
 		s.lively = len(s.tasks) > 0
 		request := fmt.Appendf(nil, `{"batch":%d,"expires":%d,"no_wait":true}`, n, policy.MaxPullWait)
@@ -270,8 +274,7 @@ func (w *Worker) next() *leasedTask {
 		if w.stopping {
 			return nil
 		}
-		if w.ready > 0 {
-			s := w.pick()
+		if s := w.pick(); s != nil {
 			j := s.tasks[0]
 			s.tasks = s.tasks[1:]
 			w.ready -= j.tasks()
@@ -281,11 +284,12 @@ func (w *Worker) next() *leasedTask {
 			}
 			j.active++
 			j.running = true
+			s.queue.gate.begun(j)
 			return j
 		}
 		w.idle++
 		w.stir()
-		w.waiting.Wait()
+		w.rest()
 		w.idle--
 	}
 }
@@ -303,7 +307,7 @@ func (w *Worker) enlist(j *leasedTask, first bool) {
 	w.waiting.Signal()
 }
 
-// pick draws a source that has tasks.
+// pick draws a source that has tasks which may begin, nil if there is none.
 func (w *Worker) pick() *source {
 	var total float64
 	var last *source
@@ -311,14 +315,14 @@ func (w *Worker) pick() *source {
 		return float64(s.weight()) * (1 + time.Since(s.tasks[0].came).Seconds())
 	}
 	for s := range w.sources {
-		if len(s.tasks) > 0 {
+		if s.startable() {
 			total += share(s)
 			last = s
 		}
 	}
 	at := rand.Float64() * total // no secret
 	for s := range w.sources {
-		if len(s.tasks) == 0 {
+		if !s.startable() {
 			continue
 		}
 		if at -= share(s); at < 0 {

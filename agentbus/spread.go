@@ -69,23 +69,35 @@ func (w *Worker) share() {
 	if w.idle > 0 || w.stopping {
 		return
 	}
-	parts := make(map[*lease][]*leasedTask)
+	var late []*leasedTask
 	for s := range w.sources {
 		s.tasks = slices.DeleteFunc(s.tasks, func(j *leasedTask) bool {
 			if time.Since(j.enlisted) < shareAfter {
 				return false
 			}
-			w.ready -= j.tasks()
-			switch {
-			case j.back:
-			case len(j.jobs) == 1: // or not opened
-				w.end(j.lease, j.nak())
-			default:
-				parts[j.lease] = append(parts[j.lease], j)
-			}
-			w.pace = max(w.pace, shareAfter)
+			late = append(late, j)
 			return true
 		})
+	}
+	if len(late) > 0 {
+		w.pace = max(w.pace, shareAfter)
+		w.sendBack(late)
+	}
+}
+
+// sendBack returns tasks that were taken from before the pool: with their message where nobody is at that, else by
+// themselves. It is called with the lock held.
+func (w *Worker) sendBack(some []*leasedTask) {
+	parts := make(map[*lease][]*leasedTask)
+	for _, j := range some {
+		w.ready -= j.tasks()
+		switch {
+		case j.back:
+		case j.active == 0 && len(j.jobs) == 1: // or not opened
+			w.end(j.lease, j.nak())
+		default:
+			parts[j.lease] = append(parts[j.lease], j)
+		}
 	}
 	for l, some := range parts {
 		w.spread(l, some)

@@ -128,11 +128,14 @@ func (s *store) pages(ctx context.Context, stream, pattern string, most int) (li
 			return list, nil
 		}
 		if last < next || len(list) > most {
-			return nil, fmt.Errorf("agentbus: the broker's store lists its entries of %s in no order, or more than %d", pattern, most)
+			return list, fmt.Errorf("%w: %s, %d entries", errListed, pattern, most)
 		}
 		next = last + 1
 	}
 }
+
+// errListed is for a listing that does not end, or not where it should.
+var errListed = errors.New("agentbus: the broker's store lists its entries in no order, or too many")
 
 // readPage reads the answers to one listing request up to the message that ends them.
 func readPage(ctx context.Context, sub *nats.Subscription) (page []found, last uint64, more bool, err error) {
@@ -144,7 +147,7 @@ func readPage(ctx context.Context, sub *nats.Subscription) (page []found, last u
 		switch _, entry := storedHeader(m, headerStream); {
 		case entry:
 			if subject, ok := storedHeader(m, headerSubject); ok && len(page) < listBatch {
-				page = append(page, found{subject, m.Data})
+				page = append(page, found{subject: subject, frame: m.Data})
 			}
 		case m.Header == nil:
 			// An entry whose author's headers are none. It is junk; what ends the page is the server's.
@@ -163,6 +166,7 @@ func readPage(ctx context.Context, sub *nats.Subscription) (page []found, last u
 type found struct {
 	subject string
 	frame   []byte
+	seq     uint64 // only of what last returns
 }
 
 // last returns the last message in a stream under each subject, or under each that a pattern takes, as far as there is
@@ -215,7 +219,7 @@ func (s *store) lastOnce(ctx context.Context, stream string, subjects []string) 
 		switch _, entry := storedHeader(m, headerStream); {
 		case entry:
 			subject, _ := storedHeader(m, headerSubject)
-			list = append(list, found{subject, m.Data})
+			list = append(list, found{subject, m.Data, sequenceOf(m)})
 		case m.Header == nil:
 			// An entry whose author's headers are none: junk.
 		case m.Header.Get(headerStatus) == "404", m.Header.Get(headerStatus) == "204":
@@ -262,6 +266,13 @@ const (
 	headerLast    = "Nats-Last-Sequence"
 	headerPending = "Nats-Num-Pending"
 )
+
+// sequenceOf returns an entry's place in its stream.
+func sequenceOf(m *nats.Msg) uint64 {
+	text, _ := storedHeader(m, "Nats-Sequence")
+	n, _ := strconv.ParseUint(text, 10, 64) // 0 is no entry's
+	return n
+}
 
 // storedHeader returns the server's own value of a header: the last, behind whatever the entry's author put
 // under the same name.

@@ -49,6 +49,7 @@ var errGoexit = errors.New("agentbus: the handler ended its goroutine")
 
 // run works on one task.
 func (w *Worker) run(j *leasedTask) {
+	defer w.through(j)
 	if j.message == nil {
 		if j = w.unpack(j); j == nil {
 			return
@@ -80,6 +81,9 @@ func (w *Worker) unpack(first *leasedTask) *leasedTask {
 	here := len(jobs)
 	if !w.stopping {
 		here = min(here, max(1+w.idle, w.prefetch()))
+		if q := l.source.queue; q.gate.limited() || q.orders.paused {
+			here = min(here, 1+max(0, q.room()))
+		}
 	}
 	for _, j := range slices.Backward(jobs[1:here]) {
 		w.enlist(j, true)
@@ -237,7 +241,7 @@ func (w *Worker) work(t *leasedTask) {
 	gone := t.back
 	t.lost = cancel
 	w.mu.Unlock()
-	if gone {
+	if gone || w.cancelled(t) {
 		return
 	}
 	var result []byte
@@ -266,6 +270,8 @@ func (w *Worker) work(t *leasedTask) {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errLeaseLost):
 		return // another has the task
+	case errors.Is(cause, ErrCancelled) && w.cancelled(t):
+		return
 	case errors.Is(cause, errTimeout):
 		err = fmt.Errorf("%w (%w)", cause, err)
 	}

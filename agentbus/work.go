@@ -2,6 +2,7 @@ package agentbus
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync"
@@ -72,6 +73,7 @@ type Worker struct {
 	limit   int // tasks handled at a time
 	queues  []*workQueue
 	counts  workCounters
+	id      [16]byte // at random, by which slots are this worker's
 
 	ctx     context.Context // of the handlers
 	cancel  context.CancelFunc
@@ -105,6 +107,8 @@ type workQueue struct {
 	rc      *keyring.StoredReceiver
 	sources [policy.Priorities]*source
 	teller  *teller
+	orders  *orders
+	gate    *gate
 }
 
 // Work has handler work on the tasks of a queue, DefaultConcurrency at a time unless Concurrency says otherwise. It
@@ -135,6 +139,7 @@ func (b *Bus) Work(ctx context.Context, queue string, handler TaskHandler, optio
 	w := &Worker{bus: b, handler: handler, limit: o.concurrency, leases: make(map[*lease]struct{}), leaseOf: make(map[place]*lease), pace: firstPace,
 		wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	w.waiting.L = &w.mu
+	_, _ = rand.Read(w.id[:]) // it does not fail
 	w.ctx, w.cancel = context.WithCancel(b.handlerContext(b.ctx))
 	w.presenter = newPresenter(w)
 	for _, name := range o.names {
@@ -162,6 +167,7 @@ func (w *Worker) queue(ctx context.Context, name string, weight int) (*workQueue
 	for p := range policy.Priorities {
 		q.sources[p] = newSource(q, p)
 	}
+	q.orders, q.gate = newOrders(q), newGate(q)
 	return q, nil
 }
 
@@ -175,9 +181,13 @@ func (w *Worker) start(ctx context.Context) error {
 	for s := range w.sources {
 		routes = append(routes, s.route)
 	}
+	routes = append(routes, w.orderRoutes()...)
 	err := b.wire.add(routes...)
 	if err == nil {
 		err = b.wire.settle(ctx, routes...)
+	}
+	if err == nil {
+		err = w.beginOrders(ctx)
 	}
 	if err != nil {
 		for _, r := range routes {
@@ -187,6 +197,7 @@ func (w *Worker) start(ctx context.Context) error {
 		b.removeWorker(w)
 		return b.closedOr(ctx, err)
 	}
+	w.followOrders()
 	w.keeper.Go(w.keep)
 	for range w.limit {
 		w.hand()

@@ -125,6 +125,7 @@ func singles(p *policy.Policy) []string {
 			policy.ResultSubject(q.name, "*"),
 			policy.DeadSubject(q.name, "*"),
 			policy.ControlSubject(q.name, "*", ">"),
+			policy.SlotSubject(q.name, "*"),
 			policy.DelaySubject(q.name, "*", "*"),
 			policy.AskSubject(q.name, "*", "*"),
 			policy.StreamGet(policy.ResultStream(q.name), policy.ResultSubject(q.name, "*")),

@@ -45,6 +45,7 @@ func TestImports(t *testing.T) {
 		"STORE service sb.delay.q.*.* sb.delay.q.*.*",
 		"STORE service sb.queue.q.*.* sb.queue.q.*.*",
 		"STORE service sb.result.q.* sb.result.q.*",
+		"STORE service sb.slot.q.* sb.slot.q.*",
 		"STORE service sb.spread.q.* sb.spread.q.*",
 		"STORE service sb.task.q.* sb.task.q.*",
 		"STORE service sb.unique.q.*.* sb.unique.q.*.*",

@@ -53,7 +53,7 @@ func (a *attack) queues(alice, dave *client) {
 // ownInQueue reports whether mallory may have written a message to a stream of a
 // queue.
 func ownInQueue(m string) bool {
-	for _, own := range []string{"sb.task.q.0=", "sb.task.q.1=", "sb.unique.q.M.0=", "sb.due.q.1=", "sb.held.q.mallory.", "sb.result.q.", "sb.dead.q.", "sb.control.q.mallory."} {
+	for _, own := range []string{"sb.task.q.0=", "sb.task.q.1=", "sb.unique.q.M.0=", "sb.due.q.1=", "sb.held.q.mallory.", "sb.result.q.", "sb.dead.q.", "sb.control.q.mallory.", "sb.slot.q."} {
 		if strings.HasPrefix(m, own) {
 			return true
 		}
@@ -91,6 +91,7 @@ func (a *attack) queueWays() []way {
 		{name: "ack of a result", subject: "sb.result.q.M2", body: "evil", expect: "SB_RESULT_q"},
 		{name: "ack of a dead letter", subject: "sb.dead.q.M2", body: "evil", expect: "SB_DEAD_q"},
 		{name: "ack of a control", subject: "sb.control.q.mallory.M2", body: "evil", expect: "SB_CONTROL_q"},
+		{name: "ack of a slot", subject: "sb.slot.q.0", body: "evil", expect: "SB_CONTROL_q"},
 		{name: "ack of a delayed task", subject: "sb.delay.q.mallory.M2", body: "evil", expect: "SB_DELAY_q",
 			header: nats.Header{"Nats-Schedule": {farAhead}, "Nats-Schedule-Target": {"sb.due.q.1"}}},
 		{name: "a delayed task refused", subject: "sb.delay.q.mallory.M2", body: "evil", expect: "evil",
@@ -118,7 +119,7 @@ func (a *attack) queueWays() []way {
 var queueTargets = []string{
 	"sb.task.other.0", "sb.task.other.2", "sb.task.q.2", "sb.task.q.3", "sb.unique.other.X.0", "sb.unique.q.X.2", "$JS.API.DIRECT.GET.SB_TASK_other.sb.unique.other.X.2",
 	"sb.result.other.X", "sb.result.other." + ulid.Make().String(), "sb.dead.other.Y", "sb.progress.other.Y",
-	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause",
+	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause", "sb.slot.other.0", "sb.slot.other.rate",
 	"sb.delay.other.alice.one", "sb.delay.q.alice.one", "sb.delay.other.mallory.x",
 	"sb.held.other.alice.one", "sb.held.q.alice.one", "sb.due.other.2", "sb.due.q.2",
 	"sb.queue.other.carol.purge", "sb.queue.q.alice.purge",
@@ -136,7 +137,7 @@ var queueForbidden = []string{
 	"$JS.API.DIRECT.GET.SB_TASK_q.>", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.>", "$JS.API.DIRECT.GET.SB_TASK_q.*.q.>", "$JS.API.DIRECT.GET.SB_TASK_q.sb.*.q.*", "$JS.API.DIRECT.GET.SB_TASK_other.sb.unique.other.X.0",
 	"sb.task.other.0", "sb.task.other.2", "sb.task.q", "sb.task.q.4", "sb.task.q.*", "sb.task.>", "x.task.q.0", "sb.task.q.0.x",
 	"sb.result.other.X", "sb.result.q", "sb.result.q.x.y", "sb.result.*.x", "sb.dead.other.X", "sb.progress.other.X",
-	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause", "sb.control.q.*.pause", "sb.control.q.mallory",
+	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause", "sb.control.q.*.pause", "sb.control.q.mallory", "sb.slot.other.0", "sb.slot.*.0", "sb.slot.q", "sb.slot.q.0.x",
 	"sb.delay.other.mallory.x", "sb.delay.q.alice.one", "sb.delay.q.*.one", "sb.delay.q.mallory", "sb.delay.q.mallory.x.y",
 	"sb.held.q.mallory.x", "sb.held.q.alice.one", "sb.held.other.alice.one", "sb.due.q.0", "sb.due.other.0",
 	"sb.queue.other.mallory.info", "sb.queue.other.mallory.purge", "sb.queue.q.alice.purge", "sb.queue.q.*.info", "sb.queue.q.mallory.x", "sb.queue.q.mallory",
@@ -155,6 +156,6 @@ var queueForbidden = []string{
 
 // queueUnheard are subjects that mallory may not subscribe to.
 var queueUnheard = []string{
-	"sb.unique.>", "sb.unique.q.X.0", "sb.unique.q.*.*", "sb.task.>", "sb.task.q.0", "sb.task.q.*", "sb.*.q.>", "sb.result.other.>", "sb.result.*.x", "sb.dead.other.>", "sb.progress.other.>", "sb.control.>", "sb.control.other.>", "sb.control.*.alice.pause",
+	"sb.unique.>", "sb.unique.q.X.0", "sb.unique.q.*.*", "sb.task.>", "sb.task.q.0", "sb.task.q.*", "sb.*.q.>", "sb.result.other.>", "sb.result.*.x", "sb.dead.other.>", "sb.progress.other.>", "sb.control.>", "sb.control.other.>", "sb.slot.>", "sb.slot.other.*", "sb.control.*.alice.pause",
 	"sb.delay.>", "sb.delay.q.mallory.x", "sb.queue.>", "sb.queue.q.mallory.info", "sb.held.>", "sb.due.>", "$JS.ACK.>", "$JS.ACK.SB_TASK_q.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p0", "$JS.EVENT.ADVISORY.>", "_R_.>",
 }

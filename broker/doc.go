@@ -36,7 +36,7 @@
 // A queue has five streams: SB_TASK_<queue> is a log from which four durable
 // consumers, one a priority, hand out tasks; SB_RESULT_<queue> and SB_DEAD_<queue>
 // take one message a task and refuse a second; SB_CONTROL_<queue> keeps the last
-// word under each subject; in SB_DELAY_<queue> tasks wait for their time. Workers
+// word under each subject, slots among them, which workers write by compare-and-set; in SB_DELAY_<queue> tasks wait for their time. Workers
 // pull and acknowledge through imports. A worker can settle every task that is
 // out in its own queue, also another worker's, and none of another queue.
 //

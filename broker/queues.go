@@ -76,7 +76,7 @@ func once(c jetstream.StreamConfig) jetstream.StreamConfig {
 }
 
 func (q queue) controls() jetstream.StreamConfig {
-	c := q.trimmed(policy.ControlStream(q.name), policy.ControlSubject(q.name, "*", ">"))
+	c := q.trimmed(policy.ControlStream(q.name), policy.ControlSubject(q.name, "*", ">"), policy.SlotSubject(q.name, "*"))
 	c.MaxMsgsPerSubject = 1
 	c.MaxMsgSize = maxControl
 	return c

@@ -28,7 +28,8 @@ import (
 //   - results that are older than retain and than every task left in the log. A
 //     task may be handed out again as long as it is there, and its result says
 //     that it is done;
-//   - cancellations likewise;
+//   - cancellations likewise, and none that is newer than a delayed task which
+//     still waits: it may be that one's;
 //   - dead letters and signs of life that are older than retain.
 //
 // Times are those at which the broker stored a message. What it stored while its
@@ -84,9 +85,13 @@ func (t *trimmer) queue(ctx context.Context, q queue) error {
 	if err != nil {
 		return err
 	}
+	cancelled, err := t.cancelled(ctx, q, done)
+	if err != nil {
+		return err
+	}
 	return errors.Join(
 		t.before(ctx, policy.ResultStream(q.name), "", done),
-		t.before(ctx, policy.ControlStream(q.name), policy.ControlSubject(q.name, "*", policy.ControlCancel+".>"), done),
+		t.before(ctx, policy.ControlStream(q.name), policy.ControlSubject(q.name, "*", policy.ControlCancel+".>"), cancelled),
 		t.before(ctx, policy.ControlStream(q.name), policy.ControlSubject(q.name, "*", policy.ControlAttempt+".>"), done),
 		t.before(ctx, policy.ControlStream(q.name), policy.ControlSubject(q.name, "*", policy.ControlPresence+".>"), cutoff),
 		t.before(ctx, policy.DeadStream(q.name), "", cutoff),

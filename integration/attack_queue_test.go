@@ -77,7 +77,7 @@ func take(w *storeWorld, nc *nats.Conn, queue string, priority int) *nats.Msg {
 // mallorysInQueue reports whether mallory may have written something to a stream of a queue.
 func mallorysInQueue(subject string) bool {
 	return subject == "sb.task.jobs.0" || subject == "sb.task.jobs.1" || subject == "sb.due.jobs.1" || slices.ContainsFunc(
-		[]string{"sb.unique.jobs.M.", "sb.held.jobs.mallory.", "sb.result.jobs.", "sb.dead.jobs.", "sb.control.jobs.mallory."},
+		[]string{"sb.unique.jobs.M.", "sb.held.jobs.mallory.", "sb.result.jobs.", "sb.dead.jobs.", "sb.control.jobs.mallory.", "sb.slot.jobs."},
 		func(prefix string) bool { return strings.HasPrefix(subject, prefix) })
 }
 
@@ -92,6 +92,7 @@ func (w *storeWorld) queueWays() []storeWay {
 		{"a read of no claim", policy.StreamGet("SB_TASK_jobs", "sb.unique.jobs.M2.*"), "", "404"},
 		{"a result", "sb.result.jobs.M2", "evil", "SB_RESULT_jobs"},
 		{"a dead letter", "sb.dead.jobs.M2", "evil", "SB_DEAD_jobs"},
+		{"a slot", "sb.slot.jobs.0", "evil", "SB_CONTROL_jobs"},
 		{"a control", "sb.control.jobs.mallory.M2", "evil", "SB_CONTROL_jobs"},
 		{"a delayed task refused", "sb.delay.jobs.mallory.M2", "evil", "error"},
 		{"a delayed task taken back", "sb.delay.jobs.mallory.M2", "", "purged"},
@@ -116,7 +117,7 @@ func (w *storeWorld) queueWays() []storeWay {
 var queueTargets = []string{
 	"sb.unique.hidden.X.0", "sb.unique.jobs.X.2", "$JS.API.DIRECT.GET.SB_TASK_hidden.sb.unique.hidden.X.0",
 	"sb.task.hidden.0", "sb.task.hidden.2", "sb.task.jobs.2", "sb.result.hidden.X", "sb.result.hidden.Y", "sb.dead.hidden.Y",
-	"sb.control.hidden.alice.pause", "sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause",
+	"sb.control.hidden.alice.pause", "sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause", "sb.slot.hidden.0", "sb.slot.hidden.rate",
 	"sb.delay.hidden.alice.one", "sb.delay.jobs.alice.one", "sb.held.hidden.alice.one", "sb.held.jobs.alice.one", "sb.due.hidden.2", "sb.due.jobs.2",
 	"sb.queue.hidden.alice.purge", "sb.queue.jobs.alice.purge",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_hidden.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p2", "$JS.API.CONSUMER.DELETE.SB_TASK_hidden.p2", "$JS.API.CONSUMER.RESET.SB_TASK_hidden.p2",
@@ -129,7 +130,7 @@ var queueForbidden = []string{
 	"sb.unique.hidden.X.0", "sb.unique.jobs.X.4", "sb.unique.*.X.0", "x.unique.jobs.X.0", "$JS.API.DIRECT.GET.SB_TASK_hidden.sb.unique.hidden.X.0", "$JS.API.DIRECT.GET.SB_TASK_jobs.sb.unique.hidden.X.0",
 	"$JS.API.DIRECT.GET.SB_TASK_jobs.sb.unique.jobs.>", "$JS.API.DIRECT.GET.SB_TASK_jobs.sb.*.jobs.*.*",
 	"sb.task.hidden.0", "sb.task.jobs.4", "sb.task.jobs.*", "sb.task.*.0", "x.task.jobs.0", "sb.result.hidden.X", "sb.result.*.X", "sb.dead.hidden.X", "sb.progress.hidden.X",
-	"sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause", "sb.control.jobs.*.pause", "sb.delay.hidden.mallory.x", "sb.delay.jobs.alice.one", "sb.delay.jobs.*.one",
+	"sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause", "sb.control.jobs.*.pause", "sb.slot.hidden.0", "sb.slot.*.0", "sb.slot.jobs.0.x", "sb.delay.hidden.mallory.x", "sb.delay.jobs.alice.one", "sb.delay.jobs.*.one",
 	"sb.held.jobs.mallory.x", "sb.held.jobs.alice.one", "sb.due.jobs.0",
 	"sb.queue.hidden.mallory.info", "sb.queue.hidden.mallory.purge", "sb.queue.jobs.alice.purge", "sb.queue.jobs.*.info", "sb.queue.jobs.mallory.x",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_hidden.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.*", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p4",
@@ -143,7 +144,7 @@ var queueForbidden = []string{
 
 // queueUnheard are subjects that mallory may not subscribe to.
 var queueUnheard = []string{
-	"sb.unique.>", "sb.unique.jobs.X.0", "sb.task.>", "sb.task.jobs.0", "sb.*.jobs.>", "sb.result.hidden.>", "sb.result.*.X", "sb.dead.hidden.>", "sb.progress.hidden.>", "sb.control.>", "sb.control.hidden.>",
+	"sb.unique.>", "sb.unique.jobs.X.0", "sb.task.>", "sb.task.jobs.0", "sb.*.jobs.>", "sb.result.hidden.>", "sb.result.*.X", "sb.dead.hidden.>", "sb.progress.hidden.>", "sb.control.>", "sb.control.hidden.>", "sb.slot.>", "sb.slot.hidden.*",
 	"sb.delay.>", "sb.delay.jobs.mallory.x", "sb.queue.>", "sb.queue.jobs.mallory.info", "sb.held.>", "sb.due.>", "$JS.ACK.SB_TASK_jobs.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p0",
 }
 

@@ -100,6 +100,8 @@ func (g *grants) queue(name string, enqueues, works bool) {
 		for priority := range Priorities {
 			g.publish.add(TaskPull(name, priority), TaskAcks(name, priority), SpreadSubject(name, priority))
 		}
+		g.publish.add(SlotSubject(name, "*"))
+		g.subscribe.add(SlotSubject(name, "*"))
 	}
 	g.reads(ResultStream(name), ResultSubject(name, "*"))
 	g.reads(ControlStream(name), ControlSubject(name, "*", ">"))

@@ -46,7 +46,7 @@ func enqueues(agent, q string) []string {
 }
 
 func works(agent, q string) []string {
-	list := append(both(agent, q), "sb.result."+q+".*", "sb.dead."+q+".*", "sb.progress."+q+".*")
+	list := append(both(agent, q), "sb.result."+q+".*", "sb.dead."+q+".*", "sb.progress."+q+".*", "sb.slot."+q+".*")
 	for p, c := range []string{"p0", "p1", "p2", "p3"} {
 		list = append(list, fmt.Sprintf("sb.spread.%s.%d", q, p), "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_"+q+"."+c, "$JS.ACK.SB_TASK_"+q+"."+c+".*.*.*.*.*")
 	}
@@ -92,10 +92,10 @@ revoked: [gone]
 			[][]string{feeds("a", "queue.q", "result.q"), hearsResults("q")}},
 		{"worker", "queues: {q: {enqueue: [a], work: [b]}}", "b",
 			[][]string{own("b"), keysOf("b", "queue.q", "result.q"), works("b", "q")},
-			[][]string{feeds("b", "queue.q", "result.q"), {"sb.control.q.>"}}},
+			[][]string{feeds("b", "queue.q", "result.q"), {"sb.control.q.>", "sb.slot.q.*"}}},
 		{"enqueuer of one queue, worker of another", "queues: {q: {enqueue: [a], work: [b]}, r: {enqueue: [b], work: [a]}}", "a",
 			[][]string{own("a"), keysOf("a", "queue.q", "result.q", "queue.r", "result.r"), enqueues("a", "q"), works("a", "r")},
-			[][]string{feeds("a", "queue.q", "result.q", "queue.r", "result.r"), hearsResults("q"), {"sb.control.r.>"}}},
+			[][]string{feeds("a", "queue.q", "result.q", "queue.r", "result.r"), hearsResults("q"), {"sb.control.r.>", "sb.slot.r.*"}}},
 		{"caller", "services: {s: {call: [a], serve: [b]}}", "a",
 			[][]string{own("a"), keysOf("a", "service.s", "pair.a.b"), {"sb.service.s"}},
 			[][]string{feeds("a", "service.s", "pair.a.b")}},
@@ -266,7 +266,7 @@ revoked: [gone]
 		"sb.unique.q", "sb.unique.q.x", "sb.unique.q.x.4", "sb.unique.q.x.0.x", "sb.unique.other.x.0", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.x",
 		"$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.x.0.x", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.other.x.0", "$JS.API.DIRECT.GET.SB_TASK_q.sb.due.q.0", "$JS.API.DIRECT.GET.SB_TASK_other.sb.unique.other.x.0",
 		"sb.task.q", "sb.task.q.4", "sb.spread.other.0", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.held.q.planner.x", "sb.due.q.0",
-		"sb.result.other.x", "sb.result.q", "sb.result.q.x.y", "sb.control.q.bob.pause", "sb.control.q.planner", "sb.control.other.planner.pause",
+		"sb.result.other.x", "sb.result.q", "sb.result.q.x.y", "sb.control.q.bob.pause", "sb.control.q.planner", "sb.control.other.planner.pause", "sb.slot.other.0", "sb.slot.q", "sb.slot.q.0.x",
 		"$JS.API.STREAM.MSG.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.task.q.0", "$JS.API.DIRECT.GET.SB_DELAY_q", "$JS.API.STREAM.PURGE.SB_TASK_q",
 		"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p4", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_other.p0", "$JS.API.CONSUMER.INFO.SB_TASK_q.p0", "$JS.API.CONSUMER.CREATE.SB_TASK_q.p0",
 		"$JS.API.CONSUMER.RESET.SB_TASK_q.p0", "$JS.API.CONSUMER.PAUSE.SB_TASK_q.p0", "$JS.API.CONSUMER.DELETE.SB_TASK_q.p0",

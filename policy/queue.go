@@ -34,6 +34,7 @@ const (
 	heldPrefix     = "sb.held."
 	duePrefix      = "sb.due."
 	spreadPrefix   = "sb.spread."
+	slotPrefix     = "sb.slot."
 )
 
 // Streams of a queue.
@@ -83,6 +84,23 @@ func ProgressSubject(queue, task string) string { return progressPrefix + queue 
 func ControlSubject(queue, agent, what string) string {
 	return controlPrefix + queue + "." + agent + "." + what
 }
+
+// Controls that an agent has one of, by which enqueuers steer a queue's workers.
+const (
+	// ControlPause is the control that says whether the queue is paused.
+	ControlPause = "pause"
+
+	// ControlLimits is the control that says how many of the queue's tasks may run, and begin.
+	ControlLimits = "limits"
+)
+
+// SlotRate is the name of the slot by which workers agree on when tasks begin.
+const SlotRate = "rate"
+
+// SlotSubject returns the subject by which a queue's workers agree on who may run tasks: a slot is one's who has written
+// there last, and is written only over what the writer has seen. It is one token, a number or [SlotRate]. Slots lie with the
+// controls, in [ControlStream].
+func SlotSubject(queue, slot string) string { return slotPrefix + queue + "." + slot }
 
 // Controls of which there would be ever more, and which the broker therefore removes. All others stay until their
 // agent replaces them.
