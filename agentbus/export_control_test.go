@@ -19,7 +19,7 @@ func (w *Worker) Held(queue string) (n int) {
 	w.with(queue, func(q *workQueue) {
 		for l := range w.leases {
 			if l.source.queue == q {
-				n++
+				n += max(1, len(l.jobs))
 			}
 		}
 	})
