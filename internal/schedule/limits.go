@@ -1,0 +1,17 @@
+package schedule
+
+import "time"
+
+const (
+	// MaxText bounds the text of a schedule in bytes.
+	MaxText = 192
+
+	// MinInterval is the shortest time between two ticks: the broker counts whole seconds.
+	MinInterval = time.Second
+
+	// MaxWakes is how often the broker may have to put a template into the queue for one tick of an interval.
+	MaxWakes = 60
+
+	maxCron = 128
+	maxZone = 63
+)
