@@ -47,6 +47,11 @@ const (
 	keyPause     = 2 * time.Second        // or whose key is not there
 	holdTime     = 2 * time.Second        // before its time a task may wait at a worker
 
+	maxNewest   = 4096           // recurring tasks of a queue of which a worker remembers the newest template
+	lateTick    = time.Hour      // after which a tick is let go of that a later one has followed
+	lateAttempt = 24 * time.Hour // and one that has been tried before
+	listNames   = 1024           // recurring tasks that a list has
+
 	maxAttempts = 1000
 	maxTaskKind = 64
 	maxTaskTime = 366 * 24 * time.Hour

@@ -42,6 +42,7 @@ type lease struct {
 	running bool
 	lost    context.CancelCauseFunc // of the handler's context; nil if none runs
 	back    bool                    // given back, or settled
+	run     ulid.ULID               // of a recurring task, once it is opened
 }
 
 func newSource(q *workQueue, priority int) *source {

@@ -59,6 +59,8 @@ type opened struct {
 	message  *Message
 	headers  []envelope.Pair // all of them
 	failures int             // attempts that have failed before
+	tick     time.Time       // of a recurring task, else zero
+	recurs   string          // its name
 }
 
 // run works on one task.
@@ -101,11 +103,14 @@ func (w *Worker) open(l *lease) (*opened, error) {
 		w.moved(t, &o)
 		return nil, nil
 	}
+	if runs, err := w.tick(t, &o); !runs { // a template of a recurring task only, see recurrun.go
+		return nil, err
+	}
 	if wait := time.Until(t.terms.notBefore); wait > 0 {
 		w.early(t, wait)
 		return nil, nil
 	}
-	if l.delivered > 1 {
+	if l.delivered > 1 || !t.tick.IsZero() {
 		if t.failures, err = q.failures(w.ctx, t.message.ID); err != nil {
 			w.postpone(l, lookPause)
 			return nil, nil
@@ -224,7 +229,7 @@ func (w *Worker) work(t *opened) {
 	}()
 	err := protect(func() (err error) {
 		result, err = w.handler(ctx, &Task{Message: t.message, Queue: t.source.queue.name, Kind: t.terms.kind,
-			Attempt: t.failures + 1, MaxAttempts: t.terms.attempts, Deadline: t.terms.deadline})
+			Attempt: t.failures + 1, MaxAttempts: t.terms.attempts, Deadline: t.terms.deadline, Tick: t.tick, Recurring: t.recurs})
 		return err
 	})
 	returned = true

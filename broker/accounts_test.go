@@ -43,6 +43,8 @@ func TestImports(t *testing.T) {
 		"STORE service sb.control.q.*.> sb.control.q.*.>",
 		"STORE service sb.dead.q.* sb.dead.q.*",
 		"STORE service sb.delay.q.*.* sb.delay.q.*.*",
+		"STORE service sb.recur.q.* sb.recur.q.*",
+		"STORE service sb.recur.q.*.* sb.recur.q.*.*",
 		"STORE service sb.result.q.* sb.result.q.*",
 		"STORE service sb.task.q.* sb.task.q.*",
 		"STORE service *.topic.prices *.topic.prices",

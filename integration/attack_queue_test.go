@@ -92,6 +92,9 @@ func (w *storeWorld) queueWays() []storeWay {
 		{"a control", "sb.control.jobs.mallory.M2", "evil", "SB_CONTROL_jobs"},
 		{"a delayed task refused", "sb.delay.jobs.mallory.M2", "evil", "error"},
 		{"a delayed task taken back", "sb.delay.jobs.mallory.M2", "", "purged"},
+		{"a recurring task refused", "sb.recur.jobs.mallory.M2", "evil", "error"},
+		{"a recurring task removed", "sb.recur.jobs.mallory.M2", "", "purged"},
+		{"a recurring task", "sb.recur.jobs.mallory", "", "{}"},
 		{"tasks", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p0", `{"batch":1,"no_wait":true}`, "evil"},
 		{"no tasks", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p1", `{"batch":1,"no_wait":true}`, "404"},
 		{"an ack", w.job.Reply, "+ACK", ""},
@@ -120,7 +123,7 @@ var queueTargets = []string{
 // queueForbidden are subjects that mallory, who may do everything in jobs, may not publish to.
 var queueForbidden = []string{
 	"sb.task.hidden.0", "sb.task.jobs.4", "sb.task.jobs.*", "sb.task.*.0", "x.task.jobs.0", "sb.result.hidden.X", "sb.result.*.X", "sb.dead.hidden.X", "sb.progress.hidden.X",
-	"sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause", "sb.control.jobs.*.pause", "sb.delay.hidden.mallory.x", "sb.delay.jobs.alice.one", "sb.delay.jobs.*.one",
+	"sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause", "sb.control.jobs.*.pause", "sb.delay.hidden.mallory.x", "sb.recur.hidden.mallory.x", "sb.recur.jobs.alice.x", "sb.recur.jobs.alice", "sb.recur.hidden.mallory", "sb.delay.jobs.alice.one", "sb.delay.jobs.*.one",
 	"sb.held.jobs.mallory.x", "sb.held.jobs.alice.one", "sb.due.jobs.0",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_hidden.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.*", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p4",
 	"$JS.API.DIRECT.GET.SB_TASK_jobs.sb.task.jobs.0", "$JS.API.DIRECT.GET.SB_DELAY_jobs.sb.held.jobs.mallory.x",
@@ -134,7 +137,7 @@ var queueForbidden = []string{
 // queueUnheard are subjects that mallory may not subscribe to.
 var queueUnheard = []string{
 	"sb.task.>", "sb.task.jobs.0", "sb.*.jobs.>", "sb.result.hidden.>", "sb.result.*.X", "sb.dead.hidden.>", "sb.progress.hidden.>", "sb.control.>", "sb.control.hidden.>",
-	"sb.delay.>", "sb.delay.jobs.mallory.x", "sb.held.>", "sb.due.>", "$JS.ACK.SB_TASK_jobs.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p0",
+	"sb.delay.>", "sb.delay.jobs.mallory.x", "sb.recur.>", "sb.recur.jobs.mallory", "sb.held.>", "sb.due.>", "$JS.ACK.SB_TASK_jobs.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p0",
 }
 
 var queueStreams = []string{"SB_TASK_hidden", "SB_TASK_jobs", "SB_DELAY_jobs", "SB_RESULT_hidden", "SB_RESULT_jobs", "SB_DEAD_jobs", "SB_CONTROL_jobs"}

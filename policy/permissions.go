@@ -90,7 +90,7 @@ func (g *grants) queue(name string, enqueues, works bool) {
 		for priority := range Priorities {
 			g.publish.add(TaskSubject(name, priority))
 		}
-		g.publish.add(DelaySubject(name, g.agent, "*"))
+		g.publish.add(DelaySubject(name, g.agent, "*"), RecurSubject(name, g.agent, "*"))
 		g.reads(DeadStream(name), DeadSubject(name, "*"))
 		g.subscribe.add(ResultSubject(name, ">"), DeadSubject(name, ">"), ProgressSubject(name, ">"))
 	}
@@ -100,6 +100,7 @@ func (g *grants) queue(name string, enqueues, works bool) {
 			g.publish.add(TaskPull(name, priority), TaskAcks(name, priority))
 		}
 	}
+	g.publish.add(RecurSubject(name, g.agent, ""))
 	g.reads(ResultStream(name), ResultSubject(name, "*"))
 	g.reads(ControlStream(name), ControlSubject(name, "*", ">"))
 	g.publish.add(ControlSubject(name, g.agent, ">"))

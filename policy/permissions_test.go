@@ -38,7 +38,7 @@ func feeds(agent string, prefixes ...string) []string {
 // enqueues and works are what a queue's agents may publish, beside its keys.
 func enqueues(agent, q string) []string {
 	return append(both(agent, q),
-		"sb.task."+q+".0", "sb.task."+q+".1", "sb.task."+q+".2", "sb.task."+q+".3", "sb.delay."+q+"."+agent+".*",
+		"sb.task."+q+".0", "sb.task."+q+".1", "sb.task."+q+".2", "sb.task."+q+".3", "sb.delay."+q+"."+agent+".*", "sb.recur."+q+"."+agent+".*",
 		"$JS.API.DIRECT.GET.SB_DEAD_"+q, "$JS.API.DIRECT.GET.SB_DEAD_"+q+".sb.dead."+q+".*")
 }
 
@@ -51,7 +51,7 @@ func works(agent, q string) []string {
 }
 
 func both(agent, q string) []string {
-	return []string{"sb.control." + q + "." + agent + ".>",
+	return []string{"sb.control." + q + "." + agent + ".>", "sb.recur." + q + "." + agent,
 		"$JS.API.DIRECT.GET.SB_RESULT_" + q, "$JS.API.DIRECT.GET.SB_RESULT_" + q + ".sb.result." + q + ".*",
 		"$JS.API.DIRECT.GET.SB_CONTROL_" + q, "$JS.API.DIRECT.GET.SB_CONTROL_" + q + ".sb.control." + q + ".*.>"}
 }
@@ -254,7 +254,7 @@ revoked: [gone]
 		"$JS.API.DIRECT.GET.KV_SB_POLICY", "$JS.FC.KV_SB_KEYS.x", "$JS.ACK.SB_TOPIC_t.x.1", "$KV.SB_POLICY.current", "$KV.SB_POLICY.other",
 		"$KV.SB_CARDS.bob.01JD3K5Z7QXN9V8M6T4R2P0WBC", "$KV.SB_CARDS.planner", "$KV.SB_KEYS.topic.t.j.bob.x", "$KV.SB_KEYS.topic.t",
 		"$KV.SB_KEYS.pair.a.b.k.planner.x", "$KV.SB_KEYS.topic.other.k.planner.x", "sb.store.policy.current", "sb.topic.other",
-		"sb.task.q", "sb.task.q.4", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.held.q.planner.x", "sb.due.q.0",
+		"sb.task.q", "sb.task.q.4", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.recur.q.bob.x", "sb.recur.q.bob", "sb.recur.q", "sb.recur.q.planner.x.y", "sb.held.q._recur.x", "sb.held.q.planner.x", "sb.due.q.0",
 		"sb.result.other.x", "sb.result.q", "sb.result.q.x.y", "sb.control.q.bob.pause", "sb.control.q.planner", "sb.control.other.planner.pause",
 		"$JS.API.STREAM.MSG.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.task.q.0", "$JS.API.DIRECT.GET.SB_DELAY_q", "$JS.API.STREAM.PURGE.SB_TASK_q",
 		"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p4", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_other.p0", "$JS.API.CONSUMER.INFO.SB_TASK_q.p0", "$JS.API.CONSUMER.CREATE.SB_TASK_q.p0",
@@ -317,6 +317,8 @@ func TestPermissionsAgreeWithMembership(t *testing.T) {
 			for subject, want := range map[string]bool{
 				policy.TaskSubject(queue, 3):                     writes,
 				policy.DelaySubject(queue, agent, "x"):           writes,
+				policy.RecurSubject(queue, agent, "x"):           writes,
+				policy.RecurSubject(queue, agent, ""):            writes || reads,
 				policy.TaskPull(queue, 3):                        reads,
 				"$JS.ACK.SB_TASK_" + queue + ".p3.1.2.3.4.5":     reads,
 				policy.ResultSubject(queue, card):                reads,
