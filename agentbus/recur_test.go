@@ -149,7 +149,7 @@ func TestRecurListAndRemove(t *testing.T) {
 		} {
 			r := list[i]
 			if r.Name != want.name || r.Schedule.String() != want.expression || r.Schedule.Zone() != want.zone || r.By.Name() != want.by || r.Queue != "work" ||
-				r.Since.Before(began) || r.Since.After(time.Now()) || !r.Next.Equal(r.Schedule.Next(time.Now())) || r.Verified != (b == exec) || r.Verified && (r.Kind == "k") != (i == 1) {
+				r.Since.Before(began) || r.Since.After(time.Now()) || !r.Next.After(began) || !r.Schedule.Next(r.Next.Add(-1)).Equal(r.Next) || r.Verified != (b == exec) || r.Verified && (r.Kind == "k") != (i == 1) {
 				t.Errorf("listed: %+v, want %+v", r, want)
 			}
 			if r.Run(r.Next) != agentbus.RunID("work", r.Name, r.Next) {
@@ -267,7 +267,7 @@ func TestRecurRefused(t *testing.T) {
 		"Deadline":         {"work", "x", "not for recurring", secondly, []agentbus.EnqueueOption{agentbus.Deadline(time.Now().Add(time.Hour))}},
 		"no such queue":    {"nowhere", "x", "nowhere", secondly, nil},
 		"a queue unsigned": {"open", "x", "signed: false", secondly, nil},
-		"too large":        {"work", "x", "too large", secondly, []agentbus.EnqueueOption{agentbus.Header("h", strings.Repeat("x", 9000))}},
+		"too large":        {"work", "x", "8 KiB", secondly, []agentbus.EnqueueOption{agentbus.Header("h", strings.Repeat("x", 9000))}},
 	} {
 		if err := planner.Recur(ctx, c.queue, c.task, c.s, nil, c.options...); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v, want something about %q", name, err, c.says)

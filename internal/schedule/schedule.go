@@ -35,6 +35,8 @@ type Schedule struct {
 	zone   string
 	every  time.Duration
 	spec   *cron.SpecSchedule // of a cron expression
+	times  *cron.SpecSchedule // of one that names days in a zone with summers: its times of day, see days.go
+	daily  bool               // and the broker acts at these on every day
 	wake   time.Duration      // of an interval: how often the broker has to act
 }
 
@@ -76,6 +78,7 @@ func Cron(expression, zone string) (Schedule, error) {
 	}
 	spec.Location = location
 	s.spec = spec
+	s.times, s.daily = timesOf(spec)
 	if s.Next(time.Unix(0, 0)).IsZero() {
 		return Schedule{}, fmt.Errorf("the cron expression %.80q has no tick in five years", expression)
 	}
@@ -175,11 +178,15 @@ func (s Schedule) sixFields() string {
 	return s.fields
 }
 
-// Wakes returns when the broker is to act, as a cron expression of six fields in the schedule's zone: at every tick, and for an
-// interval that no cron expression can say, up to MaxWakes times as often.
+// Wakes returns when the broker is to act, as a cron expression of six fields in the schedule's zone: at every tick, and between
+// ticks too where the server has no expression for them alone, or would miss some: see Between.
 func (s Schedule) Wakes() string {
 	if s.spec != nil {
-		return s.sixFields()
+		fields := s.sixFields()
+		if s.daily {
+			fields = strings.Join(append(strings.Split(fields, " ")[:3], "*", "*", "*"), " ")
+		}
+		return fields
 	}
 	switch seconds := int64(s.wake / time.Second); {
 	case seconds >= 3600:
@@ -194,11 +201,14 @@ func (s Schedule) Wakes() string {
 // Between returns when the broker acted that is to act next at a time, if that was between two ticks; see Wakes. It is zero
 // where it was at a tick.
 func (s Schedule) Between(next time.Time) time.Time {
-	if s.every == 0 || s.every == s.wake {
-		return time.Time{}
+	var at time.Time
+	switch {
+	case s.daily:
+		at = latest(s.times.Next, next.Add(-longDay), next).UTC()
+	case s.every > s.wake:
+		at = next.Add(-s.wake)
 	}
-	at := next.Add(-s.wake)
-	if s.Next(at.Add(-1)).Equal(at) {
+	if at.IsZero() || s.Next(at.Add(-1)).Equal(at) {
 		return time.Time{}
 	}
 	return at
@@ -207,6 +217,8 @@ func (s Schedule) Between(next time.Time) time.Time {
 // Next returns the first tick after t, in UTC; zero if there is none within five years.
 func (s Schedule) Next(t time.Time) time.Time {
 	switch {
+	case s.times != nil:
+		return s.nextOnDay(t)
 	case s.spec != nil:
 		if next := s.spec.Next(t); !next.IsZero() {
 			return next.UTC()
@@ -223,16 +235,18 @@ func (s Schedule) Next(t time.Time) time.Time {
 	return time.Time{}
 }
 
-// Latest returns the last tick after one time and before another, in UTC; zero if there is none. It halves the span until
-// there is room for no other: ticks are whole seconds.
-func (s Schedule) Latest(after, before time.Time) time.Time {
-	last := s.Next(after)
+// Latest returns the last tick after one time and before another, in UTC; zero if there is none.
+func (s Schedule) Latest(after, before time.Time) time.Time { return latest(s.Next, after, before) }
+
+// latest halves the span until there is room for no other tick: they are whole seconds.
+func latest(ticks func(time.Time) time.Time, after, before time.Time) time.Time {
+	last := ticks(after)
 	if last.IsZero() || !last.Before(before) {
 		return time.Time{}
 	}
 	for high := before; high.Sub(last) > time.Second; { // there is none from high on
 		middle := last.Add(high.Sub(last) / 2)
-		if next := s.Next(middle); !next.IsZero() && next.Before(before) {
+		if next := ticks(middle); !next.IsZero() && next.Before(before) {
 			last = next
 		} else {
 			high = middle.Add(1)

@@ -103,6 +103,41 @@ func TestEvery(t *testing.T) {
 	}
 }
 
+// TestSkippedMidnight: where the clock skips midnight, parsers lose a day or a month. So the broker acts every day, and the ticks are those of
+// the days.
+func TestSkippedMidnight(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ expression, zone, from, ticks, wakes string }{
+		{"0 7 * * 1-5", "America/Santiago", "2026-09-04T00:00:00Z", "2026-09-04T11:00:00Z 2026-09-07T10:00:00Z 2026-09-08T10:00:00Z", "0 0 7 * * *"},
+		{"0 7 * * sun", "America/Havana", "2026-03-05T00:00:00Z", "2026-03-08T11:00:00Z 2026-03-15T11:00:00Z", "0 0 7 * * *"},
+		{"30 6,18 * apr-may fri", "Africa/Cairo", "2026-04-23T00:00:00Z", "2026-04-24T03:30:00Z 2026-04-24T15:30:00Z 2026-05-01T03:30:00Z", "0 30 6,18 * * *"},
+		{"30 6,18 1 10 *", "America/Asuncion", "2023-09-20T00:00:00Z", "2023-10-01T09:30:00Z 2023-10-01T21:30:00Z 2024-10-01T10:30:00Z", "0 30 6,18 * * *"},
+		{"59 0-1 * * sun", "America/Santiago", "2026-09-05T00:00:00Z", "2026-09-06T04:59:00Z 2026-09-13T03:59:00Z 2026-09-13T04:59:00Z", "0 59 0-1 * * *"},
+		{"59 23 * * sat", "America/Santiago", "2026-04-03T00:00:00Z", "2026-04-05T02:59:00Z 2026-04-05T03:59:00Z 2026-04-12T03:59:00Z", "0 59 23 * * *"},
+		{"0 7 * * 1-5", "UTC", "2026-09-04T00:00:00Z", "2026-09-04T07:00:00Z 2026-09-07T07:00:00Z", "0 0 7 * * 1-5"},
+		{"*/5 * * * * 1-5", "Europe/Berlin", "2026-09-04T21:59:50Z", "2026-09-04T21:59:55Z 2026-09-06T22:00:00Z", "*/5 * * * * 1-5"},
+	} {
+		s := cron(t, c.expression, c.zone)
+		if s.Wakes() != c.wakes {
+			t.Errorf("%s: the broker acts at %q, want %q", s, s.Wakes(), c.wakes)
+		}
+		wakes, from := cron(t, s.Wakes(), c.zone), at(t, c.from)
+		list := strings.Fields(c.ticks)
+		var ticks []string
+		for wake := wakes.Next(from); len(ticks) < len(list); wake = wakes.Next(wake) {
+			if tick := s.Latest(from, wakes.Next(wake)); tick.Equal(wake) {
+				ticks = append(ticks, tick.Format(time.RFC3339))
+			}
+			if between := s.Between(wakes.Next(wake)); between.IsZero() != s.Next(wake.Add(-1)).Equal(wake) || !between.IsZero() && !between.Equal(wake) {
+				t.Fatalf("%s: the broker acts at %v, between two ticks at %v", s, wake, between)
+			}
+		}
+		if got := strings.Join(ticks, " "); got != c.ticks {
+			t.Errorf("%s: ticks at %s, want %s", s, got, c.ticks)
+		}
+	}
+}
+
 // TestLatest compares with counting up.
 func TestLatest(t *testing.T) {
 	t.Parallel()
