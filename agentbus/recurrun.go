@@ -35,11 +35,11 @@ func (w *Worker) tick(t *opened, o *keyring.Opened) (runs bool, err error) {
 		w.letGo(t.lease, o, "a template that no schedule has put here")
 		return false, nil
 	}
-	tick := tmpl.schedule.Latest(o.Time, next)
-	switch q := t.source.queue; {
+	q, tick := t.source.queue, tmpl.schedule.Latest(o.Time, next)
+	switch inForce := w.inForce(q, tmpl.name, o.ID, tick); {
 	case tick.IsZero(): // it was registered after its last one
 		w.skip(t.lease)
-	case !w.inForce(q, tmpl.name, o.ID, tick):
+	case !inForce:
 		w.letGo(t.lease, o, "a template that was replaced before this tick")
 	case tooLate(tmpl, t.lease, tick, time.Now()) || isBetween(tmpl, t.lease, next):
 		w.skip(t.lease)
