@@ -102,6 +102,10 @@
 //   - A task begins no earlier than At says. One that is due in more than 2 seconds waits with the broker; late it can be.
 //   - A worker takes along what its handlers do in about a fifth of a second, so that slow tasks do not wait behind others while another
 //     worker has nothing to do. Stop gives back what has not begun.
+//   - A recurring task, see Recur, is a template that is sealed and signed once and comes at every tick of its schedule, a cron expression in a
+//     time zone or an interval. However many register it, however often the broker puts it there, one run of it is recorded for each tick, under an id
+//     that queue, name and tick give; none begins before its tick. It outlives restarts, and lasts as long as workers believe the
+//     card of who registered it last: programs register at every start. RemoveRecurring ends it.
 //   - Results stay for the queue's retain, and as long as their task is in the log; dead letters for retain.
 //
 // The broker can hold tasks back, drop them, and hand them out again. It has a handler run twice by hiding from workers that
