@@ -10,7 +10,7 @@
 // The fields of a cron expression are as in github.com/robfig/cron, which the server's own parser was made from: numbers,
 // names of months and days in English, lists, ranges, steps, * and ?. Sunday is 0. Where neither the day of the month nor that
 // of the week is *, either will do. A time that the zone's clock skips has no tick that day, one that it shows
-// twice has two.
+// twice has two (on Lord Howe, whose summer is half an hour, one).
 //
 // The ticks of an interval are its multiples since 1970-01-01T00:00:00Z, not since anybody registered it: so
 // they are the same for all who register it, and registering it again does not put the next one off.
