@@ -201,16 +201,16 @@ func TestTickEarly(t *testing.T) {
 	for next, want := range map[string]string{
 		stamp(tick.Add(time.Second)):                 "-NAK", // for its next tick: in an hour
 		stamp(tick.Add(365 * 24 * time.Hour)):        "-NAK", // in a year
-		"9999-12-31T23:59:59Z":                      "-NAK",
+		"9999-12-31T23:59:59Z":                       "-NAK",
 		stamp(tick):                                  "+ACK", // for none: that before it was before it was registered
 		stamp(time.Now().Add(time.Second)):           "+ACK",
 		stamp(time.Now().Add(-1000 * time.Hour)):     "+ACK",
-		"0001-01-01T00:00:00Z":                      "+ACK",
-		"":                                          "+ACK",
-		"purge":                                     "+ACK",
-		"tomorrow":                                  "+ACK",
-		tick.Add(time.Second).Format(time.ANSIC):    "+ACK",
-		fmt.Sprint(tick.Add(time.Second).Unix()):    "+ACK",
+		"0001-01-01T00:00:00Z":                       "+ACK",
+		"":                                           "+ACK",
+		"purge":                                      "+ACK",
+		"tomorrow":                                   "+ACK",
+		tick.Add(time.Second).Format(time.ANSIC):     "+ACK",
+		fmt.Sprint(tick.Add(time.Second).Unix()):     "+ACK",
 		stamp(tick.Add(time.Second)) + "\tNats-X: y": "+ACK",
 	} {
 		if answer := w.give(bob, "jobs.2", frame, next, 1); answer != want {
