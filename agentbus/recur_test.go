@@ -93,6 +93,37 @@ func TestRecurOncePerTick(t *testing.T) {
 	}
 }
 
+// TestRecurMissedTick: a tick at which there was no broker runs when it is back, and one at which there was no worker when that comes.
+func TestRecurMissedTick(t *testing.T) {
+	t.Parallel()
+	w := bustest.New(t, taskPolicy)
+	planner, exec := w.Agent("planner"), w.Agent("exec-1")
+	handler, runs := runsOf(t, 64)
+	worker, err := exec.Work(w.Ctx(), "work", handler)
+	bustest.Check(t, err)
+	tick := time.Now().Add(3 * time.Second).Truncate(time.Second).UTC()
+	daily := agentbus.Cron(fmt.Sprintf("%d %d %d * * *", tick.Second(), tick.Minute(), tick.Hour()), "UTC")
+	bustest.Check(t, planner.Recur(w.Ctx(), "work", "daily", daily, nil))
+	w.Stop()
+	bustest.Receive(t, time.After(time.Until(tick)))
+	w.Start()
+	if task := bustest.Receive(t, runs); !task.Tick.Equal(tick) || task.Recurring != "daily" {
+		t.Errorf("the run of %v of %q, want %v", task.Tick, task.Recurring, tick)
+	}
+	bustest.Check(t, worker.Stop())
+	bustest.Check(t, planner.Recur(w.Ctx(), "side", "alone", secondly, nil))
+	log, err := ownerOf(t, w).Stream(w.Ctx(), policy.TaskStream("side"))
+	bustest.Check(t, err)
+	eventually(t, "three ticks that nobody is there for", func() bool {
+		info, err := log.Info(w.Ctx())
+		bustest.Check(t, err)
+		return info.State.Msgs >= 3
+	})
+	_, err = exec.Work(w.Ctx(), "side", handler)
+	bustest.Check(t, err)
+	oncePerTick(t, "side", "alone", runs, 3)
+}
+
 // TestRecurReplaced: the same name again replaces the payload, and both come to one run a tick.
 func TestRecurReplaced(t *testing.T) {
 	t.Parallel()
