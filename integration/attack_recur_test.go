@@ -66,6 +66,7 @@ type recurWorker struct {
 // work has a new instance of an agent work on both queues. Ordinary tasks are done at once.
 func (w *recurWorld) work(name string) *recurWorker {
 	w.t.Helper()
+	bustest.Check(w.t, w.o.agents.Flush()) // the last pulls of a worker of that name that has stopped are here
 	for _, c := range w.pulls {
 		for len(c) > 0 {
 			<-c
@@ -90,7 +91,7 @@ func (w *recurWorld) work(name string) *recurWorker {
 	bustest.Check(w.t, err)
 	for place, c := range w.pulls {
 		for r.inboxes[place] == "" {
-			if reply := bustest.Receive(w.t, c).Reply; strings.HasPrefix(reply, policy.InboxPrefix(name)+".") {
+			if reply := bustest.Receive(w.t, c).Reply; strings.HasPrefix(reply, policy.InboxPrefix(name)+".") && strings.HasSuffix(reply, "task") {
 				r.inboxes[place] = reply
 			}
 		}
