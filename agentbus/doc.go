@@ -112,6 +112,10 @@
 //     over all of them, and TaskHandle.Cancel ends one task, whether it waits or runs. Each is sealed, lasts, and is asked for by workers
 //     before they take a task. Limits are exact while workers live; slots of one that dies are free when its leases are, and starts
 //     that it had reserved are lost. The broker can keep all this from workers; it can make up none of it.
+//   - A recurring task, see Recur, is a template that is sealed and signed once and comes at every tick of its schedule, a cron expression in a
+//     time zone or an interval. However many register it, however often the broker puts it there, one run of it is recorded for each tick, under an id
+//     that queue, name and tick give; none begins before its tick. It outlives restarts, and lasts as long as workers believe the
+//     card of who registered it last: programs register at every start. RemoveRecurring ends it.
 //   - Results stay for the queue's retain, and as long as their task is in the log; dead letters for retain.
 //   - A handler reports its task's Progress, and enqueuers follow it while the task lasts: live, at most once, the newest first of all.
 //     Nothing keeps it.

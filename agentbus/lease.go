@@ -29,6 +29,7 @@ type lease struct {
 	reply   string        // where the broker is told what has become of it
 	renewed time.Time     // when it was last told that it is being worked on
 	jobs    []*leasedTask // the tasks that have not ended, once it has been opened
+	run     ulid.ULID     // of a recurring task, once it is opened
 	active  int           // jobs that are being worked on
 	back    bool          // given back, or settled
 }
@@ -44,6 +45,8 @@ type leasedTask struct {
 	failures int             // attempts that have failed before
 	counted  bool            // failures has been looked up
 	slot     bool            // it runs under a slot of its queue
+	tick     time.Time       // of a recurring task, else zero
+	recurs   string          // its name
 	unsure   bool            // it may have a result
 
 	// Behind the worker's lock.

@@ -96,6 +96,10 @@ const (
 	slotTries      = 4                      // at a time
 	rateSpan       = 100 * time.Millisecond // of starts that are reserved at once
 	startLate      = time.Second            // after its time, a start that was reserved is lost
+	maxNewest      = 4096                   // recurring tasks of a queue of which a worker remembers the newest template
+	lateTick       = time.Hour              // after which a tick is let go of that a later one has followed
+	lateAttempt    = 24 * time.Hour         // and one that has been tried before
+	listNames      = 1024                   // recurring tasks that a list has
 
 	maxAttempts = 1000
 	maxTaskKind = 64

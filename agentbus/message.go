@@ -19,8 +19,9 @@ import (
 const (
 	headerContentType = "content-type"
 	headerOverloaded  = "sealbus-overloaded"
-	headerTask        = "sealbus-task" // the terms of a task
-	headerDead        = "sealbus-dead" // why a task is dead
+	headerTask        = "sealbus-task"  // the terms of a task
+	headerRecur       = "sealbus-recur" // what makes a task the template of a recurring one
+	headerDead        = "sealbus-dead"  // why a task is dead
 	headerDeadText    = "sealbus-dead-text"
 	headerProgress    = "sealbus-progress" // which report of a task's progress it is
 	headerPresence    = "sealbus-presence" // a worker's sign of life

@@ -128,7 +128,13 @@ func (w *Worker) open(first *leasedTask) ([]*leasedTask, error) {
 			w.moved(l, &o)
 			return nil, nil
 		}
-		if slices.Contains(l.ids, j.id) {
+		if isTemplate(j.headers) && len(all) > 1 {
+			return nil, badTask(&o, "a template beside other tasks")
+		}
+		if runs, err := w.tick(j, &o); !runs { // a template of a recurring task only, see recurrun.go
+			return nil, err
+		}
+		if slices.Contains(l.ids, m.ID) || !j.tick.IsZero() {
 			jobs = append(jobs, j)
 		}
 	}
@@ -178,7 +184,7 @@ func (w *Worker) due(j *leasedTask) bool {
 		w.early(j, wait)
 		return false
 	}
-	if (j.delivered > 1 || j.part >= 0) && !j.counted {
+	if (j.delivered > 1 || j.part >= 0 || !j.tick.IsZero()) && !j.counted {
 		failures, last, err := j.source.queue.failures(w.ctx, j.id, j.terms.attempts)
 		if err != nil {
 			w.putOff(j, lookPause)
@@ -252,7 +258,8 @@ func (w *Worker) work(t *leasedTask) {
 		}
 	}()
 	task := &Task{Message: t.message, Queue: t.source.queue.name, Kind: t.terms.kind,
-		Attempt: t.failures + 1, MaxAttempts: t.terms.attempts, Deadline: t.terms.deadline, teller: t.source.queue.teller}
+		Attempt: t.failures + 1, MaxAttempts: t.terms.attempts, Deadline: t.terms.deadline,
+		Recurring: t.recurs, Tick: t.tick, teller: t.source.queue.teller}
 	defer task.teller.end(task)
 	err := protect(func() (err error) {
 		result, err = w.handler(ctx, task)

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/oklog/ulid/v2"
+
 	"github.com/sealbus/sealbus/keyring"
 	"github.com/sealbus/sealbus/policy"
 )
@@ -20,6 +22,8 @@ type Task struct {
 	Attempt     int // this one, from 1
 	MaxAttempts int
 	Deadline    time.Time // by which it had to begin; zero if there is none
+	Recurring   string    // the name of the recurring task that this is a run of, see Bus.Recur; else empty
+	Tick        time.Time // and its tick; ID is the run's, the rest of the Message that of the template
 
 	teller *teller
 	over   bool // behind the teller's lock: the handler has returned
@@ -109,6 +113,7 @@ type workQueue struct {
 	teller  *teller
 	orders  *orders
 	gate    *gate
+	newest  map[string]ulid.ULID // template of each recurring task that has been here, behind the worker's lock
 }
 
 // Work has handler work on the tasks of a queue, DefaultConcurrency at a time unless Concurrency says otherwise. It
@@ -323,13 +328,16 @@ type WorkStats struct {
 	Lost      uint64 // leases lost
 	Keyless   uint64 // tasks put back because their key or their sender's card was not there
 	Ahead     uint64 // tasks put back because their time is ahead of this machine's clock
+	Skipped   uint64 // templates of recurring tasks that were let go of: too late, between two ticks, or superseded
 }
 
-type workCounters struct{ succeeded, failed, snoozed, dead, settled, late, lost, keyless, ahead count }
+type workCounters struct {
+	succeeded, failed, snoozed, dead, settled, late, lost, keyless, ahead, skipped count
+}
 
 // Stats returns what the worker has counted.
 func (w *Worker) Stats() WorkStats {
 	c := &w.counts
 	return WorkStats{Succeeded: c.succeeded.Load(), Failed: c.failed.Load(), Snoozed: c.snoozed.Load(), Dead: c.dead.Load(),
-		Settled: c.settled.Load(), Late: c.late.Load(), Lost: c.lost.Load(), Keyless: c.keyless.Load(), Ahead: c.ahead.Load()}
+		Settled: c.settled.Load(), Late: c.late.Load(), Lost: c.lost.Load(), Keyless: c.keyless.Load(), Ahead: c.ahead.Load(), Skipped: c.skipped.Load()}
 }

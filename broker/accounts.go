@@ -128,6 +128,8 @@ func singles(p *policy.Policy) []string {
 			policy.SlotSubject(q.name, "*"),
 			policy.DelaySubject(q.name, "*", "*"),
 			policy.AskSubject(q.name, "*", "*"),
+			policy.RecurSubject(q.name, "*", ""),
+			policy.RecurSubject(q.name, "*", "*"),
 			policy.StreamGet(policy.ResultStream(q.name), policy.ResultSubject(q.name, "*")),
 			policy.StreamGet(policy.DeadStream(q.name), policy.DeadSubject(q.name, "*")),
 			policy.StreamGet(policy.ControlStream(q.name), policy.ControlSubject(q.name, "*", ">")),

@@ -44,6 +44,8 @@ func TestImports(t *testing.T) {
 		"STORE service sb.dead.q.* sb.dead.q.*",
 		"STORE service sb.delay.q.*.* sb.delay.q.*.*",
 		"STORE service sb.queue.q.*.* sb.queue.q.*.*",
+		"STORE service sb.recur.q.* sb.recur.q.*",
+		"STORE service sb.recur.q.*.* sb.recur.q.*.*",
 		"STORE service sb.result.q.* sb.result.q.*",
 		"STORE service sb.slot.q.* sb.slot.q.*",
 		"STORE service sb.spread.q.* sb.spread.q.*",

@@ -26,6 +26,7 @@ type found struct {
 	Subject string    `json:"subject"`
 	Seq     uint64    `json:"seq"`
 	Headers []byte    `json:"hdrs"`
+	Data    []byte    `json:"data"`
 	Time    time.Time `json:"time"`
 }
 

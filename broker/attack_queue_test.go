@@ -96,6 +96,9 @@ func (a *attack) queueWays() []way {
 			header: nats.Header{"Nats-Schedule": {farAhead}, "Nats-Schedule-Target": {"sb.due.q.1"}}},
 		{name: "a delayed task refused", subject: "sb.delay.q.mallory.M2", body: "evil", expect: "evil",
 			header: nats.Header{"Nats-Schedule": {"evil"}}},
+		{name: "a recurring task refused", subject: "sb.recur.q.mallory.M2", body: "evil", expect: "evil",
+			header: nats.Header{"Sealbus-Schedule": {"evil"}}},
+		{name: "a recurring task removed", subject: "sb.recur.q.mallory.M3", expect: "purged"},
 		{name: "a delayed task taken back", subject: "sb.delay.q.mallory.M3", expect: "purged"},
 		{name: "how the queue stands", subject: "sb.queue.q.mallory.info", body: "evil", expect: "priorities"},
 		{name: "a purge refused", subject: "sb.queue.q.mallory.purge", body: `{"id":"evil"}`, expect: "evil"},
@@ -137,7 +140,7 @@ var queueForbidden = []string{
 	"$JS.API.DIRECT.GET.SB_TASK_q.>", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.>", "$JS.API.DIRECT.GET.SB_TASK_q.*.q.>", "$JS.API.DIRECT.GET.SB_TASK_q.sb.*.q.*", "$JS.API.DIRECT.GET.SB_TASK_other.sb.unique.other.X.0",
 	"sb.task.other.0", "sb.task.other.2", "sb.task.q", "sb.task.q.4", "sb.task.q.*", "sb.task.>", "x.task.q.0", "sb.task.q.0.x",
 	"sb.result.other.X", "sb.result.q", "sb.result.q.x.y", "sb.result.*.x", "sb.dead.other.X", "sb.progress.other.X",
-	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause", "sb.control.q.*.pause", "sb.control.q.mallory", "sb.slot.other.0", "sb.slot.*.0", "sb.slot.q", "sb.slot.q.0.x",
+	"sb.control.other.alice.pause", "sb.control.other.mallory.x", "sb.control.q.alice.pause", "sb.control.q.*.pause", "sb.control.q.mallory", "sb.recur.other.mallory.x", "sb.recur.q.alice.one", "sb.recur.q.alice", "sb.recur.other.mallory", "sb.slot.other.0", "sb.slot.*.0", "sb.slot.q", "sb.slot.q.0.x",
 	"sb.delay.other.mallory.x", "sb.delay.q.alice.one", "sb.delay.q.*.one", "sb.delay.q.mallory", "sb.delay.q.mallory.x.y",
 	"sb.held.q.mallory.x", "sb.held.q.alice.one", "sb.held.other.alice.one", "sb.due.q.0", "sb.due.other.0",
 	"sb.queue.other.mallory.info", "sb.queue.other.mallory.purge", "sb.queue.q.alice.purge", "sb.queue.q.*.info", "sb.queue.q.mallory.x", "sb.queue.q.mallory",
@@ -157,5 +160,5 @@ var queueForbidden = []string{
 // queueUnheard are subjects that mallory may not subscribe to.
 var queueUnheard = []string{
 	"sb.unique.>", "sb.unique.q.X.0", "sb.unique.q.*.*", "sb.task.>", "sb.task.q.0", "sb.task.q.*", "sb.*.q.>", "sb.result.other.>", "sb.result.*.x", "sb.dead.other.>", "sb.progress.other.>", "sb.control.>", "sb.control.other.>", "sb.slot.>", "sb.slot.other.*", "sb.control.*.alice.pause",
-	"sb.delay.>", "sb.delay.q.mallory.x", "sb.queue.>", "sb.queue.q.mallory.info", "sb.held.>", "sb.due.>", "$JS.ACK.>", "$JS.ACK.SB_TASK_q.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p0", "$JS.EVENT.ADVISORY.>", "_R_.>",
+	"sb.delay.>", "sb.delay.q.mallory.x", "sb.queue.>", "sb.queue.q.mallory.info", "sb.recur.>", "sb.recur.q.mallory.x", "sb.recur.q.mallory", "sb.held.>", "sb.due.>", "$JS.ACK.>", "$JS.ACK.SB_TASK_q.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p0", "$JS.EVENT.ADVISORY.>", "_R_.>",
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/sealbus/sealbus/policy"
 )
 
-// ServeQueues answers agents who want a task held back, ask how a queue stands or
+// ServeQueues answers agents who want a task held back or to recur, ask how a queue stands or
 // purge dead letters, until ctx ends; it then returns nil. An embedded node does
 // this by itself. An operator runs it against an external cluster, with js connected
 // to the account that holds the streams; where it does not run, all of that is
@@ -30,6 +30,16 @@ import (
 // after it, at once when the time is past. The same id again replaces what is
 // still held. A request with neither headers nor body removes it; the answer's
 // field "purged" is 1, or 0 where nothing was held under that id.
+//
+// For a recurring task the request goes to policy.RecurSubject, with its
+// template as body and the headers "Sealbus-Schedule", a cron expression and a
+// time zone, or "@every" and an interval, and "Nats-Schedule-Target" as above.
+// The template goes into the log at each of its ticks, by this node's clock and
+// time zones. The same name again, whoever asks, replaces it; a request with
+// neither headers nor body removes it. The tick that a cluster has missed while
+// it was stopped comes when it is back, of several the last one. A queue has up
+// to 256 recurring tasks. A request to the subject without a name is answered
+// with the template whose name is the first after that in its body.
 func ServeQueues(ctx context.Context, js jetstream.JetStream, p *policy.Policy) error {
 	h, err := hold(js, p, slog.Default())
 	if err != nil {
@@ -60,6 +70,8 @@ type holder struct {
 	policy *policy.Policy
 	log    *slog.Logger
 	sub    *nats.Subscription
+	recurs *nats.Subscription // see recur.go
+	one    sync.Mutex         // asks for a recurring task at a time, so that their number stays what it is
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -73,6 +85,9 @@ func hold(js jetstream.JetStream, p *policy.Policy, log *slog.Logger) (*holder, 
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	var err error
 	if h.sub, err = js.Conn().QueueSubscribe(policy.DelaySubject("*", "*", "*"), "hold", h.take); err == nil {
+		h.recurs, err = js.Conn().QueueSubscribe(policy.RecurPattern, "hold", h.takeRecurring)
+	}
+	if err == nil {
 		err = js.Conn().FlushTimeout(apiTimeout)
 	}
 	if err != nil {
@@ -86,6 +101,7 @@ func hold(js jetstream.JetStream, p *policy.Policy, log *slog.Logger) (*holder, 
 func (h *holder) stop() {
 	h.once.Do(func() {
 		_ = h.sub.Unsubscribe()
+		_ = h.recurs.Unsubscribe()
 		h.cancel()
 		for range cap(h.busy) {
 			h.busy <- struct{}{}
@@ -150,7 +166,7 @@ func (h *holder) answer(m *nats.Msg) ([]byte, error) {
 }
 
 // parseSchedule reads a single time. What repeats is refused: it would put the
-// same bytes into the queue again, which is a replay.
+// same bytes into the queue again, which is a replay. See recur.go for templates.
 func parseSchedule(s string, now time.Time) (time.Time, error) {
 	text, ok := strings.CutPrefix(s, scheduleAt)
 	if !ok {

@@ -64,6 +64,12 @@ const (
 
 	// maxQuestion bounds the body of such a question in bytes.
 	maxQuestion = 256
+	// maxRecurring is how many recurring tasks a queue has.
+	maxRecurring = 256
+
+	// maxTemplate bounds the template of a recurring task in bytes. It leaves
+	// room for the headers with which it is stored and shown.
+	maxTemplate = MaxPayload - 4<<10
 
 	// trimInterval is how often the node looks for what its queues no longer
 	// need.

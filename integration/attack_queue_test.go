@@ -98,6 +98,9 @@ func (w *storeWorld) queueWays() []storeWay {
 		{"a delayed task taken back", "sb.delay.jobs.mallory.M2", "", "purged"},
 		{"how the queue stands", "sb.queue.jobs.mallory.info", "evil", "priorities"},
 		{"a purge refused", "sb.queue.jobs.mallory.purge", `{"id":"evil"}`, "error"},
+		{"a recurring task refused", "sb.recur.jobs.mallory.M2", "evil", "error"},
+		{"a recurring task removed", "sb.recur.jobs.mallory.M2", "", "purged"},
+		{"a recurring task", "sb.recur.jobs.mallory", "", "{}"},
 		{"tasks", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p0", `{"batch":1,"no_wait":true}`, "evil"},
 		{"no tasks", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p1", `{"batch":1,"no_wait":true}`, "404"},
 		{"an ack", w.job.Reply, "+ACK", ""},
@@ -130,7 +133,7 @@ var queueForbidden = []string{
 	"sb.unique.hidden.X.0", "sb.unique.jobs.X.4", "sb.unique.*.X.0", "x.unique.jobs.X.0", "$JS.API.DIRECT.GET.SB_TASK_hidden.sb.unique.hidden.X.0", "$JS.API.DIRECT.GET.SB_TASK_jobs.sb.unique.hidden.X.0",
 	"$JS.API.DIRECT.GET.SB_TASK_jobs.sb.unique.jobs.>", "$JS.API.DIRECT.GET.SB_TASK_jobs.sb.*.jobs.*.*",
 	"sb.task.hidden.0", "sb.task.jobs.4", "sb.task.jobs.*", "sb.task.*.0", "x.task.jobs.0", "sb.result.hidden.X", "sb.result.*.X", "sb.dead.hidden.X", "sb.progress.hidden.X",
-	"sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause", "sb.control.jobs.*.pause", "sb.slot.hidden.0", "sb.slot.*.0", "sb.slot.jobs.0.x", "sb.delay.hidden.mallory.x", "sb.delay.jobs.alice.one", "sb.delay.jobs.*.one",
+	"sb.control.hidden.mallory.x", "sb.control.jobs.alice.pause", "sb.control.jobs.*.pause", "sb.slot.hidden.0", "sb.slot.*.0", "sb.slot.jobs.0.x", "sb.delay.hidden.mallory.x", "sb.recur.hidden.mallory.x", "sb.recur.jobs.alice.x", "sb.recur.jobs.alice", "sb.recur.hidden.mallory", "sb.delay.jobs.alice.one", "sb.delay.jobs.*.one",
 	"sb.held.jobs.mallory.x", "sb.held.jobs.alice.one", "sb.due.jobs.0",
 	"sb.queue.hidden.mallory.info", "sb.queue.hidden.mallory.purge", "sb.queue.jobs.alice.purge", "sb.queue.jobs.*.info", "sb.queue.jobs.mallory.x",
 	"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_hidden.p2", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.*", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p4",
@@ -145,7 +148,7 @@ var queueForbidden = []string{
 // queueUnheard are subjects that mallory may not subscribe to.
 var queueUnheard = []string{
 	"sb.unique.>", "sb.unique.jobs.X.0", "sb.task.>", "sb.task.jobs.0", "sb.*.jobs.>", "sb.result.hidden.>", "sb.result.*.X", "sb.dead.hidden.>", "sb.progress.hidden.>", "sb.control.>", "sb.control.hidden.>", "sb.slot.>", "sb.slot.hidden.*",
-	"sb.delay.>", "sb.delay.jobs.mallory.x", "sb.queue.>", "sb.queue.jobs.mallory.info", "sb.held.>", "sb.due.>", "$JS.ACK.SB_TASK_jobs.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p0",
+	"sb.delay.>", "sb.delay.jobs.mallory.x", "sb.queue.>", "sb.queue.jobs.mallory.info", "sb.recur.>", "sb.recur.jobs.mallory", "sb.held.>", "sb.due.>", "$JS.ACK.SB_TASK_jobs.>", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_jobs.p0",
 }
 
 var queueStreams = []string{"SB_TASK_hidden", "SB_TASK_jobs", "SB_DELAY_jobs", "SB_RESULT_hidden", "SB_RESULT_jobs", "SB_DEAD_jobs", "SB_CONTROL_jobs"}

@@ -91,7 +91,7 @@ func (g *grants) queue(name string, enqueues, works bool) {
 			g.publish.add(TaskSubject(name, priority), UniqueSubject(name, "*", priority))
 		}
 		// What stands under a claim, and nothing else of the log; only workers can open it.
-		g.publish.add(DelaySubject(name, g.agent, "*"), StreamGet(TaskStream(name), UniquePattern(name)), AskSubject(name, g.agent, AskPurge))
+		g.publish.add(DelaySubject(name, g.agent, "*"), StreamGet(TaskStream(name), UniquePattern(name)), AskSubject(name, g.agent, AskPurge), RecurSubject(name, g.agent, "*"))
 		g.reads(DeadStream(name), DeadSubject(name, "*"))
 		g.subscribe.add(ResultSubject(name, ">"), DeadSubject(name, ">"), ProgressSubject(name, ">"))
 	}
@@ -103,6 +103,7 @@ func (g *grants) queue(name string, enqueues, works bool) {
 		g.publish.add(SlotSubject(name, "*"))
 		g.subscribe.add(SlotSubject(name, "*"))
 	}
+	g.publish.add(RecurSubject(name, g.agent, ""))
 	g.reads(ResultStream(name), ResultSubject(name, "*"))
 	g.reads(ControlStream(name), ControlSubject(name, "*", ">"))
 	g.publish.add(ControlSubject(name, g.agent, ">"), AskSubject(name, g.agent, AskInfo))

@@ -40,7 +40,7 @@ func feeds(agent string, prefixes ...string) []string {
 func enqueues(agent, q string) []string {
 	return append(both(agent, q),
 		"sb.task."+q+".0", "sb.task."+q+".1", "sb.task."+q+".2", "sb.task."+q+".3", "sb.delay."+q+"."+agent+".*",
-		"sb.queue."+q+"."+agent+".purge",
+		"sb.queue."+q+"."+agent+".purge", "sb.recur."+q+"."+agent+".*",
 		"sb.unique."+q+".*.0", "sb.unique."+q+".*.1", "sb.unique."+q+".*.2", "sb.unique."+q+".*.3", "$JS.API.DIRECT.GET.SB_TASK_"+q+".sb.unique."+q+".*.*",
 		"$JS.API.DIRECT.GET.SB_DEAD_"+q, "$JS.API.DIRECT.GET.SB_DEAD_"+q+".sb.dead."+q+".*")
 }
@@ -54,7 +54,7 @@ func works(agent, q string) []string {
 }
 
 func both(agent, q string) []string {
-	return []string{"sb.control." + q + "." + agent + ".>", "sb.queue." + q + "." + agent + ".info",
+	return []string{"sb.control." + q + "." + agent + ".>", "sb.queue." + q + "." + agent + ".info", "sb.recur." + q + "." + agent,
 		"$JS.API.DIRECT.GET.SB_RESULT_" + q, "$JS.API.DIRECT.GET.SB_RESULT_" + q + ".sb.result." + q + ".*",
 		"$JS.API.DIRECT.GET.SB_CONTROL_" + q, "$JS.API.DIRECT.GET.SB_CONTROL_" + q + ".sb.control." + q + ".*.>"}
 }
@@ -265,7 +265,7 @@ revoked: [gone]
 		"sb.queue.q.bob.info", "sb.queue.q.bob.purge", "sb.queue.q.planner", "sb.queue.q.planner.x", "sb.queue.q.planner.info.x", "sb.queue.other.planner.info",
 		"sb.unique.q", "sb.unique.q.x", "sb.unique.q.x.4", "sb.unique.q.x.0.x", "sb.unique.other.x.0", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.x",
 		"$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.x.0.x", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.other.x.0", "$JS.API.DIRECT.GET.SB_TASK_q.sb.due.q.0", "$JS.API.DIRECT.GET.SB_TASK_other.sb.unique.other.x.0",
-		"sb.task.q", "sb.task.q.4", "sb.spread.other.0", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.held.q.planner.x", "sb.due.q.0",
+		"sb.task.q", "sb.task.q.4", "sb.spread.other.0", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.recur.q.bob.x", "sb.recur.q.bob", "sb.recur.q", "sb.recur.q.planner.x.y", "sb.held.q._recur.x", "sb.held.q.planner.x", "sb.due.q.0",
 		"sb.result.other.x", "sb.result.q", "sb.result.q.x.y", "sb.control.q.bob.pause", "sb.control.q.planner", "sb.control.other.planner.pause", "sb.slot.other.0", "sb.slot.q", "sb.slot.q.0.x",
 		"$JS.API.STREAM.MSG.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.task.q.0", "$JS.API.DIRECT.GET.SB_DELAY_q", "$JS.API.STREAM.PURGE.SB_TASK_q",
 		"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p4", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_other.p0", "$JS.API.CONSUMER.INFO.SB_TASK_q.p0", "$JS.API.CONSUMER.CREATE.SB_TASK_q.p0",
@@ -332,6 +332,8 @@ func TestPermissionsAgreeWithMembership(t *testing.T) {
 				policy.DelaySubject(queue, agent, "x"):                                          writes,
 				policy.AskSubject(queue, agent, policy.AskPurge):                                writes,
 				policy.AskSubject(queue, agent, policy.AskInfo):                                 writes || reads,
+				policy.RecurSubject(queue, agent, "x"):                                          writes,
+				policy.RecurSubject(queue, agent, ""):                                           writes || reads,
 				policy.TaskPull(queue, 3):                                                       reads,
 				"$JS.ACK.SB_TASK_" + queue + ".p3.1.2.3.4.5":                                    reads,
 				policy.ResultSubject(queue, card):                                               reads,
