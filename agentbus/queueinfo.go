@@ -26,9 +26,9 @@ import (
 // that counts as one.
 type QueueInfo struct {
 	Queue      string
-	Pending    uint64    // tasks that no worker has
-	Out        uint64    // tasks at workers: that run, that wait there, that wait for another attempt or were given back
-	Delayed    uint64    // tasks that wait for their time with the broker
+	Pending    uint64    // messages of the log that no worker has; each is 1 to 16 tasks that were enqueued together
+	Out        uint64    // messages at workers: tasks that run, that wait there, that wait for another attempt or were given back
+	Delayed    uint64    // tasks that wait for their time with the broker, recurring ones among them
 	Dead       uint64    // dead letters
 	Results    uint64    // results that are kept, those of the dead among them
 	Oldest     time.Time // when the oldest of Pending and Out came into the log, by the broker's clock; zero: there is none
