@@ -165,7 +165,7 @@ func TestStopBeforeItsTime(t *testing.T) {
 	bustest.Check(t, err)
 	bustest.Check(t, exec.Close())
 	if time.Now().After(at) {
-		t.Skip("the machine was too slow")
+		t.Log("the machine was too slow: the task had begun before the worker stopped") // and must have its result all the same
 	}
 	_, err = w.Agent("exec-3").Work(w.Ctx(), "work", upper)
 	bustest.Check(t, err)
