@@ -235,15 +235,24 @@ func TestRecurFails(t *testing.T) {
 	planner, exec := w.Agent("planner"), w.Agent("exec-1")
 	var mu sync.Mutex
 	attempts := make(map[ulid.ULID][]int)
-	tasks := make(chan *agentbus.Task, 64)
-	_, err := exec.Work(w.Ctx(), "work", func(_ context.Context, task *agentbus.Task) ([]byte, error) {
+	tasks, others := make(chan *agentbus.Task, 64), make(chan struct{})
+	_, err := exec.Work(w.Ctx(), "work", func(ctx context.Context, task *agentbus.Task) ([]byte, error) {
 		if task.Recurring == "" {
 			return []byte("revived " + string(task.Payload)), nil
 		}
 		mu.Lock()
 		attempts[task.ID] = append(attempts[task.ID], task.Attempt)
+		if len(attempts) == 2 && len(attempts[task.ID]) == 1 {
+			close(others)
+		}
 		mu.Unlock()
 		tasks <- task
+		if task.Attempt == 3 { // its last, of the first run, waits for another tick
+			select {
+			case <-others:
+			case <-ctx.Done():
+			}
+		}
 		return nil, errors.New("not today")
 	})
 	bustest.Check(t, err)
@@ -259,9 +268,6 @@ func TestRecurFails(t *testing.T) {
 	mu.Lock()
 	if got := fmt.Sprint(attempts[first.ID]); got != "[1 2 3]" {
 		t.Errorf("attempts %s", got)
-	}
-	if len(attempts) < 2 {
-		t.Error("no other tick came while the first one was tried again")
 	}
 	mu.Unlock()
 	letter, err := planner.DeadLetter(w.Ctx(), "work", first.ID)

@@ -23,6 +23,7 @@ type reporter struct {
 	says     chan string
 	frames   <-chan *nats.Msg // on their way
 	followed chan string
+	said     string // by the worker, last
 }
 
 // reporters has bob work on tasks of jobs that report, with alice following them.
@@ -30,7 +31,7 @@ func (w *taskWorld) reporters(names ...string) map[string]*reporter {
 	w.t.Helper()
 	all := make(map[string]*reporter)
 	for _, name := range names {
-		all[name] = &reporter{t: w.t, says: make(chan string), followed: make(chan string, 100)}
+		all[name] = &reporter{t: w.t, said: "hello", says: make(chan string), followed: make(chan string, 100)}
 	}
 	_, err := w.bob.Work(w.Ctx(), "jobs", func(ctx context.Context, t *agentbus.Task) ([]byte, error) {
 		for text := range all[string(t.Payload)].says {
@@ -58,12 +59,21 @@ func (w *taskWorld) reporters(names ...string) map[string]*reporter {
 		r.expect("hello")
 		bustest.Receive(w.t, r.frames)
 	}
+	// What was sealed before alice listened and came after is stale: that is not what the tests are about.
+	for len(w.alice.rejected) > 0 {
+		w.alice.rejects(1, keyring.Stale)
+	}
 	return all
 }
 
+// expect waits for a text. What the worker has said before it may say again.
 func (r *reporter) expect(text string) {
 	r.t.Helper()
-	if got := bustest.Receive(r.t, r.followed); got != text {
+	got := bustest.Receive(r.t, r.followed)
+	for got != text && got == r.said {
+		got = bustest.Receive(r.t, r.followed)
+	}
+	if got != text {
 		r.t.Errorf("got %q, want %q", got, text)
 	}
 }
@@ -76,6 +86,7 @@ func (r *reporter) say(text string) []byte {
 	}
 	r.says <- text
 	r.expect(text)
+	r.said = text
 	return bustest.Receive(r.t, r.frames).Data
 }
 
