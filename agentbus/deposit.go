@@ -18,7 +18,7 @@ import (
 func (l *lane) enqueue(bt *batch) error {
 	ctx, cancel := context.WithDeadline(l.bus.gathered, bt.until)
 	defer cancel()
-	if len(bt.parcels) > fewTasks {
+	if len(bt.parcels) == 1 || len(bt.parcels) > fewTasks {
 		return l.bus.gatheredError(l.deposit(ctx, bt))
 	}
 	var stored sync.WaitGroup
@@ -29,7 +29,7 @@ func (l *lane) enqueue(bt *batch) error {
 				p.err = l.bus.gatheredError(err)
 			}
 			// It need not wait for the others.
-			p.finish(p.err)
+			l.tell(p, p.err)
 		})
 	}
 	stored.Wait()

@@ -44,12 +44,12 @@ func (b *Bus) Enqueue(ctx context.Context, queue string, payload []byte, options
 	if _, err := l.add(ctx, it); err != nil {
 		return nil, err
 	}
-	ctx, cancel = b.untilClosed(ctx)
-	defer cancel()
 	select {
 	case <-it.ticket.done:
 	case <-ctx.Done():
-		return nil, b.closedOr(ctx, ctx.Err())
+		return nil, ctx.Err()
+	case <-b.closing(ctx):
+		return nil, ErrClosed
 	}
 	if it.ticket.err != nil {
 		return nil, it.ticket.err
@@ -202,7 +202,12 @@ func (b *Bus) preparedTask(ctx context.Context, queue string, payload []byte, op
 	}
 	headers := append(d.headers, envelope.Pair{Key: []byte(headerTask), Value: encoded})
 	// A dead letter has all of these, and says why besides.
-	if err := checkContent(payload, append(slices.Clone(headers), letterHeaders...)); err != nil {
+	if len(d.headers) > 0 {
+		err = checkContent(payload, append(slices.Clone(headers), letterHeaders...))
+	} else {
+		err = checkContent(payload, nil) // the terms alone fit
+	}
+	if err != nil {
 		return nil, nil, err
 	}
 	envelope.SortHeaders(headers)

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"time"
 
@@ -35,6 +34,10 @@ type lane struct {
 	room   chan struct{} // closed when next is taken; nil if nobody waits for that
 	ended  bool          // nobody sends any more
 	stuck  bool          // there is no connection, and what may wait for one does already
+	asked  int           // callers that wait to be told of their message
+	most   int           // how many that were, since the last batch was taken
+	needed int           // callers that regroup waits for; 0: it does not
+	back   chan struct{} // they are here; has room for one
 	wakeUp chan struct{}
 }
 
@@ -62,7 +65,7 @@ type parcel struct {
 }
 
 func newLane(b *Bus, s *keyring.Sender, ch policy.Channel, ship func(*lane, *batch) error) *lane {
-	return &lane{bus: b, ch: ch, sender: s, ship: ship, next: new(batch), spare: new(batch), wakeUp: make(chan struct{}, 1)}
+	return &lane{bus: b, ch: ch, sender: s, ship: ship, next: new(batch), spare: new(batch), wakeUp: make(chan struct{}, 1), back: make(chan struct{}, 1)}
 }
 
 // item is one message on its way into a lane.
@@ -103,6 +106,14 @@ func (l *lane) add(ctx context.Context, it *item) (*Publication, error) {
 	}
 	if err := l.next.add(it); err != nil {
 		return nil, err
+	}
+	if it.ticket != nil {
+		l.asked++
+		l.most = max(l.most, l.asked)
+	}
+	if l.needed > 0 && l.asked >= l.needed {
+		l.needed = 0
+		l.back <- struct{}{}
 	}
 	if l.under == nil && l.next.count == 1 {
 		select {
@@ -257,37 +268,11 @@ func (l *lane) run() {
 			return
 		}
 		for l.take() {
-			waiting, begun := l.under.waiting(), time.Now()
+			begun := time.Now()
 			l.finish(l.out(l.under))
-			l.regroup(waiting, time.Since(begun)/regroupPart)
+			l.regroup(time.Since(begun))
 		}
 	}
-}
-
-// regroup gives those who have been told of their messages, each of whom had waited, a moment in which to come back with
-// their next: else the first of them leaves alone, and all others wait for it. The moment is short beside what they
-// have waited for anyway; a lone caller is not kept waiting.
-func (l *lane) regroup(waited int, most time.Duration) {
-	if waited < 2 || l.ch.Kind() != policy.KindQueue {
-		return
-	}
-	for begun := time.Now(); time.Since(begun) < most; {
-		runtime.Gosched()
-		l.mu.Lock()
-		n := l.next.count
-		l.mu.Unlock()
-		if n >= waited {
-			return
-		}
-	}
-}
-
-// waiting is how many callers are told of a batch's messages, one by one.
-func (bt *batch) waiting() (n int) {
-	for _, p := range bt.parcels {
-		n += len(p.tickets)
-	}
-	return n
 }
 
 // end refuses what is left, and what comes after.
@@ -319,7 +304,7 @@ func (l *lane) finish(err error) {
 		return
 	}
 	for _, p := range bt.parcels {
-		p.finish(cmp.Or(err, p.err))
+		l.tell(p, cmp.Or(err, p.err))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -57,6 +57,9 @@ const (
 	maxShared      = 16       // tasks in one message of a queue's log
 	maxSharedBytes = 16 << 10 // and what they take up
 	regroupPart    = 4        // of the time that a batch of tasks has taken, the next is waited for
+	lingerPart     = 2        // and of the time that a batch of results has taken, where there are
+	manyResults    = 32       // that many more by then, until there are
+	lingerFor      = 4        // times as many
 
 	fewTasks     = 32 // tasks that are stored one by one rather than in an atomic batch
 	maxDeposits  = 16 // delayed tasks that are left with the broker at a time

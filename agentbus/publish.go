@@ -283,6 +283,14 @@ func (b *Bus) handlerContext(parent context.Context) context.Context {
 
 func (b *Bus) ofHandler(ctx context.Context) bool { return ctx.Value(handlerOf{}) == b }
 
+// closing returns what ends when Close begins, or, for a handler, gives up waiting.
+func (b *Bus) closing(ctx context.Context) <-chan struct{} {
+	if b.ofHandler(ctx) {
+		return b.ctx.Done()
+	}
+	return b.stopped
+}
+
 // untilClosed returns a context that also ends when Close begins, or, for a handler, gives up waiting.
 func (b *Bus) untilClosed(ctx context.Context) (context.Context, context.CancelFunc) {
 	bounded, cancel := context.WithCancelCause(ctx)
