@@ -185,8 +185,8 @@ func TestWorkerTakesOthersTasks(t *testing.T) {
 	}
 	bustest.Check(t, w.nc.FlushWithContext(w.Ctx()))
 	w.same(before, "what mallory may ask and say")
-	// The honest are served.
-	if m := take(w, w.agent("dave").Conn(), "hidden", 2); string(m.Data) != "alice's too" {
+	// The honest are served: with the second task, or, where all of this took longer than the lease on the first, with that again.
+	if m := take(w, w.agent("dave").Conn(), "hidden", 2); !strings.HasPrefix(string(m.Data), "alice's") {
 		t.Errorf("dave has %q", m.Data)
 	}
 }

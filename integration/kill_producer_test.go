@@ -44,6 +44,9 @@ func killProducer(s killSpec) error {
 	select {} // until it is killed
 }
 
+// collectorEnds is what a collector says when it has all results.
+const collectorEnds = "no more"
+
 // killCollector awaits the results of all the tasks that an enqueuer of its name has noted.
 func killCollector(s killSpec) error {
 	file, err := os.Open(s.file("ids-" + s.Name))
@@ -71,5 +74,6 @@ func killCollector(s killSpec) error {
 		}
 		tellTest("result", id, fmt.Sprintf("%q", m.Payload))
 	}
+	tellTest(collectorEnds)
 	return b.Close()
 }

@@ -337,28 +337,29 @@ func TestKillProducer(t *testing.T) {
 	w.agents["planner"].kill()
 	t.Logf("%6.2fs %d tasks acknowledged to %d processes", time.Since(began).Seconds(), len(l.acked), kills+1)
 
-	var got headcount
-	var mu sync.Mutex
-	results := make(map[string]string)
+	results, ended := make(map[string]string), make(chan struct{}) // what is not yet acknowledged to this test may be among them
 	w.start("collector", "planner", func(line string) {
+		if line == collectorEnds {
+			close(ended)
+			return
+		}
 		var id string
 		var text string
 		if _, err := fmt.Sscanf(line, "result %s %q", &id, &text); err != nil {
 			t.Errorf("the collector says %q", line)
 		}
-		mu.Lock()
 		results[id] = text
-		mu.Unlock()
-		got.add(1)
 	})
-	got.await(t, "results", len(l.acked))
-	mu.Lock()
+	select {
+	case <-ended:
+	case <-time.After(killPatience):
+		t.Fatalf("%d results are not collected within %v", len(l.acked), killPatience)
+	}
 	for n, id := range l.acked {
 		if !strings.HasPrefix(results[id.String()], string(killResult(n))) {
 			t.Errorf("task %d, %s, has the result %q", n, id, results[id.String()])
 		}
 	}
-	mu.Unlock()
 	// What a killed process had not been told, or had no time to note, may be stored too.
 	js := w.store()
 	log := w.look(js, policy.TaskStream(killQueue), w.tasksIn)

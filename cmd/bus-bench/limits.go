@@ -17,6 +17,9 @@ const (
 	taskBatch = 1000 // tasks that are stored together
 	fewTasks  = 64   // of a run, at least
 
+	delayLead = 3 * time.Second // until the first delayed task is due: so long that all are held by the broker before
+	delayStep = 5 * time.Millisecond
+
 	minSize    = 1
 	maxRounds  = 99
 	maxMembers = 1000
@@ -41,19 +44,20 @@ type pace struct {
 
 	inFlight, subscribers, channels, members []int
 
-	fewer bool // requests at once of the smallest size alone
+	delayed int  // tasks that wait for their time at once
+	fewer   bool // requests at once of the smallest size alone
 }
 
 var (
 	fullPace = pace{
 		rounds: 5, round: 400 * time.Millisecond, warm: 150 * time.Millisecond,
 		sizes: allSizes, loneSizes: allSizes, fanoutSizes: allSizes[:2], channelSizes: allSizes[:1], taskSizes: allSizes[:2],
-		inFlight: []int{1, 8, 64}, subscribers: []int{1, 10, 100}, channels: []int{1, 10, 100}, members: []int{10, 100},
+		inFlight: []int{1, 8, 64}, subscribers: []int{1, 10, 100}, channels: []int{1, 10, 100}, members: []int{10, 100}, delayed: 200,
 	}
 	quickPace = pace{
 		rounds: 3, round: 70 * time.Millisecond, warm: 20 * time.Millisecond,
 		sizes: allSizes, loneSizes: allSizes[:2], fanoutSizes: allSizes[:1], channelSizes: allSizes[:1], taskSizes: allSizes[:1],
-		inFlight: []int{1, 8, 64}, subscribers: []int{10}, channels: []int{10, 100}, members: []int{10}, fewer: true,
+		inFlight: []int{1, 8, 64}, subscribers: []int{10}, channels: []int{10, 100}, members: []int{10}, delayed: 50, fewer: true,
 	}
 	allSizes = []int{128, 1 << 10, 16 << 10, 256 << 10}
 )

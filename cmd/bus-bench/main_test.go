@@ -19,7 +19,7 @@ import (
 var tiny = pace{
 	rounds: 1, round: 5 * time.Millisecond, warm: time.Millisecond,
 	sizes: []int{128, 20 << 10}, loneSizes: []int{128}, fanoutSizes: []int{128}, channelSizes: []int{128}, taskSizes: []int{128},
-	inFlight: []int{1, 8}, subscribers: []int{3}, channels: []int{3}, members: []int{3},
+	inFlight: []int{1, 8}, subscribers: []int{3}, channels: []int{3}, members: []int{3}, delayed: 20,
 }
 
 // result is what a run of the program left behind.
@@ -78,7 +78,7 @@ func TestEverything(t *testing.T) {
 		"lone/unsigned, 128 B", "lone/signed, 128 B", "fanout/unsigned, 128 B 3 readers", "fanout/signed, 128 B 3 readers",
 		"channels/unsigned, 128 B 3 channels", "channels/signed, 128 B 3 channels", "members/rotate, 3 members", "members/stored, 3 members",
 		"task/enqueue, 128 B 8 in flight", "task/enqueue/one, 128 B 8 in flight", "task/batch, 128 B", "task/work, 128 B 8 in flight",
-		"task/round/p50, 128 B", "task/round/p99, 128 B", "task/idle, 128 B",
+		"task/round/p50, 128 B", "task/round/p99, 128 B", "task/idle, 128 B", "task/late/p50, 20 in flight", "task/late/max, 20 in flight",
 	}
 	if got := points(r); !slices.Equal(got, want) {
 		t.Errorf("rows: %q\nwant: %q", got, want)
@@ -96,7 +96,7 @@ func checkRow(t *testing.T, r row) {
 	if r.Sealed <= 0 || r.Unit == "" {
 		t.Errorf("%+v", r)
 	}
-	if strings.HasPrefix(r.Case, "members") {
+	if strings.HasPrefix(r.Case, "members") || strings.HasPrefix(r.Case, "task/late") {
 		if r.Plain != 0 || r.Ratio != 0 || r.CPU != nil {
 			t.Errorf("compared with plain NATS: %+v", r)
 		}

@@ -27,6 +27,7 @@ var trials = []trial{
 	work("task/work"),
 	round("task/round"),
 	idle("task/idle"),
+	delayed("task/late"),
 }
 
 // trial is one comparison, at one or more points.
