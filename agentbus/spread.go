@@ -19,7 +19,8 @@ const headerPart = "Sealbus-Part"
 // take long over all of them and others may be idle. Tasks are enqueued together because that costs the broker less;
 // short ones are also worked on together for less. It is called with the lock held, and returns before it is done.
 func (w *Worker) spread(l *lease, some []*leasedTask) {
-	l.active++ // so that it is not given back meanwhile
+	l.active++                // so that it is not given back meanwhile
+	some = slices.Clone(some) // it may be a part of l.jobs, which changes meanwhile
 	w.records.Go(func() {
 		gone := w.putBack(l, some)
 		w.mu.Lock()

@@ -243,3 +243,27 @@ func TestTooManyInAMessage(t *testing.T) {
 		t.Errorf("%d letters, %v", len(letters), letters)
 	}
 }
+
+// TestSharedInATrice: a worker that puts most of a message back while the first of its tasks ends lets go of all of it, and of the
+// message.
+func TestSharedInATrice(t *testing.T) {
+	w := bustest.New(t, taskPolicy)
+	planner, exec := w.Agent("planner"), w.Agent("exec-1")
+	js := ownerOf(t, w)
+	for range 5 { // a new worker does not know yet how long tasks take
+		worker, err := exec.Work(w.Ctx(), "work", upper, agentbus.Concurrency(1))
+		bustest.Check(t, err)
+		list, err := planner.EnqueueBatch(w.Ctx(), "work", named(16))
+		bustest.Check(t, err)
+		for _, h := range list {
+			_, err := h.Result(w.Ctx())
+			bustest.Check(t, err)
+		}
+		last := streamOf(t, w, policy.TaskStream("work")).LastSeq
+		eventually(t, "every message is settled", func() bool { return consumerOf(t, w, js, "work").AckFloor.Stream == last })
+		bustest.Check(t, worker.Stop())
+		if s := worker.Stats(); s.Succeeded != 16 || s.Settled != 0 {
+			t.Errorf("%+v", s)
+		}
+	}
+}
