@@ -122,8 +122,9 @@ func (b *Bus) purge(ctx context.Context, queue string, question policy.PurgeRequ
 		return 0, false, err
 	}
 	if !enqueues {
-		return 0, false, fmt.Errorf("%w: policy revision %d does not let %q enqueue to %s, and so not purge its dead letters",
-			ErrNotEntitled, b.ring.Policy().Revision(), b.self.Name(), queue)
+		p := b.ring.Policy()
+		ch, _ := p.QueueChannel(queue) // which partIn has found
+		return 0, false, fmt.Errorf("%w: %s does not let %q enqueue to %s, and so not purge its dead letters", ErrNotEntitled, p.Where(ch), b.self.Name(), queue)
 	}
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()

@@ -109,7 +109,7 @@ func (b *Bus) partIn(ctx context.Context, queue string) (enqueues bool, err erro
 	}
 	enqueues = p.CanWrite(ch, b.self.Name())
 	if !enqueues && !p.CanRead(ch, b.self.Name()) {
-		return false, fmt.Errorf("%w: policy revision %d gives %q no part in queue %s", ErrNotEntitled, p.Revision(), b.self.Name(), queue)
+		return false, fmt.Errorf("%w: %s gives %q no part in queue %s", ErrNotEntitled, p.Where(ch), b.self.Name(), queue)
 	}
 	return enqueues, nil
 }

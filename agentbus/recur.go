@@ -111,7 +111,7 @@ func (b *Bus) recurs(queue, name string) error {
 		return err
 	}
 	if !b.ring.Policy().CanWrite(ch, b.self.Name()) {
-		return fmt.Errorf("%w: %s does not enqueue in %s", ErrNotEntitled, b.self.Name(), ch)
+		return fmt.Errorf("%w: %s does not let %q enqueue to %s", ErrNotEntitled, b.ring.Policy().Where(ch), b.self.Name(), ch)
 	}
 	if settings, _ := b.ring.Policy().Settings(ch); !settings.Signed {
 		return fmt.Errorf("agentbus: %s has \"signed: false\" in the policy: the template of a recurring task has to be signed", ch)
@@ -217,7 +217,7 @@ func (b *Bus) Recurring(ctx context.Context, queue string) (list []*RecurringTas
 	}
 	reads := b.ring.Policy().CanRead(ch, b.self.Name())
 	if !reads && !b.ring.Policy().CanWrite(ch, b.self.Name()) {
-		return nil, fmt.Errorf("%w: %s has no part in %s", ErrNotEntitled, b.self.Name(), ch)
+		return nil, fmt.Errorf("%w: %s gives %q no part in %s", ErrNotEntitled, b.ring.Policy().Where(ch), b.self.Name(), ch)
 	}
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()

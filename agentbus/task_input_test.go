@@ -129,6 +129,16 @@ func TestBadWork(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// Who is not entitled is told by which line of the policy.
+	for name, err := range map[string]error{
+		"work":    second(w.Agent("boss").Work(w.Ctx(), "work", upper)),
+		"enqueue": second(exec.Enqueue(w.Ctx(), "work", nil)),
+		"batch":   second(exec.EnqueueBatch(w.Ctx(), "work", named(2))),
+	} {
+		if !errors.Is(err, agentbus.ErrNotEntitled) || !strings.Contains(err.Error(), "policy revision 1, line 4,") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	bustest.Check(t, exec.Close())
 	if _, err := exec.Work(w.Ctx(), "work", upper); !errors.Is(err, agentbus.ErrClosed) {
 		t.Errorf("closed: %v", err)

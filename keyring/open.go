@@ -103,7 +103,7 @@ func (r *Ring) gateOf(ch policy.Channel) (gate, error) {
 		return gate{}, err
 	}
 	if p := r.view.Load().policy; !p.CanRead(ch, a.self.Name()) {
-		return gate{}, fmt.Errorf("%w: policy revision %d does not let %q read %s", ErrNotEntitled, p.Revision(), a.self.Name(), ch)
+		return gate{}, fmt.Errorf("%w: %s does not let %q read %s", ErrNotEntitled, p.Where(ch), a.self.Name(), ch)
 	}
 	return gate{ring: r, att: a, only: ch, name: ch.String()}, nil
 }

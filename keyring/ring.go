@@ -280,7 +280,7 @@ func (r *Ring) channel(ch policy.Channel) (*channel, error) {
 	}
 	p, me := r.view.Load().policy, a.self.Name()
 	if !p.CanRead(ch, me) && !p.CanWrite(ch, me) {
-		return nil, fmt.Errorf("%w: policy revision %d gives %q no part in %s", ErrNotEntitled, p.Revision(), me, ch)
+		return nil, fmt.Errorf("%w: %s gives %q no part in %s", ErrNotEntitled, p.Where(ch), me, ch)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

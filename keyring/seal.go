@@ -87,7 +87,7 @@ func (s *Sender) settings() (policy.Settings, error) {
 }
 
 func mayNotWrite(p *policy.Policy, agent string, ch policy.Channel) error {
-	return fmt.Errorf("%w: policy revision %d does not let %q write to %s", ErrNotEntitled, p.Revision(), agent, ch)
+	return fmt.Errorf("%w: %s does not let %q write to %s", ErrNotEntitled, p.Where(ch), agent, ch)
 }
 
 // Committed reports whether frames carry a commitment under the policy in force: what a Gathering for this sender is

@@ -61,6 +61,7 @@ func (d *decoder) policy(p *Policy, root *yaml.Node) {
 	o.section("services", "service", func(name string, n *yaml.Node) { d.service(p, name, n) })
 	o.direct(p)
 	o.revoked(p)
+	o.where(p)
 }
 
 func (o *object) trustDomain() spiffeid.TrustDomain {

@@ -31,6 +31,7 @@ type Policy struct {
 	direct   []*rule
 	revoked  map[string]struct{}
 	known    *agents // of all rules together
+	lines    map[Channel]int
 }
 
 // rule says who writes to a channel, who reads it, and how. A direct rule is one from the agents that may ask, who
