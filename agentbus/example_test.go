@@ -42,7 +42,7 @@ func ExampleBus_Publish() {
 	fmt.Println(planner.Publish(ctx, "prices.eu.de", []byte("0.1")))
 	// Output:
 	// prices.eu.de from feed-1: 84.2 (text/plain)
-	// keyring: the policy does not allow it: policy revision 1 does not let "planner" write to topic/prices
+	// keyring: the policy does not allow it: policy revision 1, line 4, does not let "planner" write to topic/prices
 }
 
 // Entries of a ledger go to the broker's disk without a wait for each.
