@@ -21,3 +21,6 @@ const (
 	maxCron = 128
 	maxZone = 63
 )
+
+// horizon is the end of all schedules. Whoever names a later time, as a broker may, is told of no tick there.
+var horizon = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)

@@ -214,9 +214,10 @@ func (s Schedule) Between(next time.Time) time.Time {
 	return at
 }
 
-// Next returns the first tick after t, in UTC; zero if there is none within five years.
+// Next returns the first tick after t, in UTC; zero if there is none within five years, or before the year 2200.
 func (s Schedule) Next(t time.Time) time.Time {
 	switch {
+	case t.After(horizon): // nanoseconds would run over
 	case s.times != nil:
 		return s.nextOnDay(t)
 	case s.spec != nil:
@@ -236,7 +237,12 @@ func (s Schedule) Next(t time.Time) time.Time {
 }
 
 // Latest returns the last tick after one time and before another, in UTC; zero if there is none.
-func (s Schedule) Latest(after, before time.Time) time.Time { return latest(s.Next, after, before) }
+func (s Schedule) Latest(after, before time.Time) time.Time {
+	if before.After(horizon) {
+		before = horizon
+	}
+	return latest(s.Next, after, before)
+}
 
 // latest halves the span until there is room for no other tick: they are whole seconds.
 func latest(ticks func(time.Time) time.Time, after, before time.Time) time.Time {

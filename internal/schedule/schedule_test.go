@@ -159,6 +159,21 @@ func TestLatest(t *testing.T) {
 	}
 }
 
+// TestHorizon: times that no clock shows, as a broker may name them, are answered at once.
+func TestHorizon(t *testing.T) {
+	for _, s := range []schedule.Schedule{every(t, time.Second), every(t, 90*time.Minute), cron(t, "0 7 * * *", "Europe/Berlin"), cron(t, "0 0 29 2 *", "UTC")} {
+		for _, year := range []int{2199, 2200, 2262, 2263, 9999, 100_000} {
+			at := time.Date(year, 6, 1, 0, 0, 0, 0, time.UTC)
+			if next := s.Next(at); year >= 2200 && !next.IsZero() || next.Year() > 2204 {
+				t.Errorf("%s: the tick after %d is %v", s, year, next)
+			}
+			if last := s.Latest(time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC), at); last.After(at) || last.Year() > 2200 {
+				t.Errorf("%s: the last before %d is %v", s, year, last)
+			}
+		}
+	}
+}
+
 // TestRefused: what is wrong is said to be wrong, and what would do instead.
 func TestRefused(t *testing.T) {
 	t.Parallel()
