@@ -17,8 +17,8 @@ import (
 )
 
 // ServeQueues answers agents who want a task held back or to recur, ask how a queue stands or
-// purge dead letters, until ctx ends; it then returns nil. An embedded node does
-// this by itself. An operator runs it against an external cluster, with js connected
+// purge dead letters, until ctx ends; it then answers what has come, for at most
+// five seconds, and returns nil. An embedded node does this by itself. An operator runs it against an external cluster, with js connected
 // to the account that holds the streams; where it does not run, all of that is
 // refused, and delayed tasks that wait already are not concerned. Any number may run
 // at a time.
@@ -97,16 +97,32 @@ func hold(js jetstream.JetStream, p *policy.Policy, log *slog.Logger) (*holder, 
 	return h, nil
 }
 
-// stop ends it and waits for the requests that are being answered.
+// stop ends it once every request that has come is answered, or after stopTimeout.
 func (h *holder) stop() {
-	h.once.Do(func() {
-		_ = h.sub.Unsubscribe()
-		_ = h.recurs.Unsubscribe()
-		h.cancel()
-		for range cap(h.busy) {
-			h.busy <- struct{}{}
+	h.once.Do(func() { leave(h.ctx, h.cancel, h.busy, h.sub, h.recurs) })
+}
+
+// leave takes no more requests and waits until those that have come are answered:
+// one that the server sent before it knew would otherwise wait for an answer in
+// vain. After stopTimeout, or once the connection is closed, it cancels what is left.
+func leave(ctx context.Context, cancel func(), busy chan struct{}, subs ...*nats.Subscription) {
+	defer cancel()
+	defer time.AfterFunc(stopTimeout, cancel).Stop()
+	for _, sub := range subs {
+		closed := sub.StatusChanged(nats.SubscriptionClosed)
+		if sub.Drain() != nil {
+			cancel() // the connection is closed
+			break
 		}
-	})
+		select {
+		case <-closed:
+		case <-ctx.Done():
+			_ = sub.Unsubscribe()
+		}
+	}
+	for range cap(busy) {
+		busy <- struct{}{}
+	}
 }
 
 // take answers in its own time, because every write waits for the disk.

@@ -230,3 +230,42 @@ func TestServeQueues(t *testing.T) {
 		t.Errorf("held are %q", got)
 	}
 }
+
+// TestServeQueuesAnswers: who stops answers what has come before, so that nobody
+// waits for an answer in vain.
+func TestServeQueuesAnswers(t *testing.T) {
+	o := newOffice(t)
+	o.n.StopHolding()
+	o.n.StopInspecting()
+	ctx, cancel := context.WithCancel(timeout(t))
+	done := make(chan error, 1)
+	go func() { done <- broker.ServeQueues(ctx, o.js, o.n.Policy()) }()
+	for {
+		if _, err := o.alice.ask("q", policy.AskInfo, ""); err == nil {
+			break
+		} else if !errors.Is(err, nats.ErrNoResponders) {
+			t.Fatal(err)
+		}
+	}
+	inbox := o.alice.NewRespInbox()
+	answers, err := o.alice.SubscribeSync(inbox)
+	ok(t, err)
+	const asked = 500
+	for n := range asked {
+		subject := policy.DelaySubject("q", "alice", "x")
+		if n%10 == 0 {
+			subject = policy.AskSubject("q", "alice", policy.AskInfo)
+		}
+		ok(t, o.alice.PublishRequest(subject, inbox, nil))
+	}
+	ok(t, o.alice.Flush()) // the server has them all
+	cancel()
+	ok(t, <-done)
+	for n := range asked {
+		if m, err := answers.NextMsgWithContext(timeout(t)); err != nil {
+			t.Fatalf("%d of %d were answered: %v", n, asked, err)
+		} else if len(m.Data) == 0 {
+			t.Fatalf("answer %d: %v", n, m.Header)
+		}
+	}
+}

@@ -45,15 +45,9 @@ func inspect(js jetstream.JetStream, p *policy.Policy, log *slog.Logger) (*inspe
 	return i, nil
 }
 
-// stop ends it and waits for the questions that are being answered.
+// stop ends it once every question that has come is answered, or after stopTimeout.
 func (i *inspector) stop() {
-	i.once.Do(func() {
-		_ = i.sub.Unsubscribe()
-		i.cancel()
-		for range cap(i.busy) {
-			i.busy <- struct{}{}
-		}
-	})
+	i.once.Do(func() { leave(i.ctx, i.cancel, i.busy, i.sub) })
 }
 
 func (i *inspector) take(m *nats.Msg) {

@@ -92,6 +92,9 @@ const (
 	// sets no deadline. A synced disk under load takes its time.
 	apiTimeout = 30 * time.Second
 
+	// stopTimeout bounds how long [ServeQueues] answers what had come before its end.
+	stopTimeout = 5 * time.Second
+
 	// healthTimeout bounds [Node.Healthy] likewise.
 	healthTimeout = 5 * time.Second
 
