@@ -27,6 +27,7 @@ type lease struct {
 
 	// Behind the worker's lock.
 	reply   string        // where the broker is told what has become of it
+	server  string        // which run of which broker has handed it out
 	renewed time.Time     // when it was last told that it is being worked on
 	jobs    []*leasedTask // the tasks that have not ended, once it has been opened
 	run     ulid.ULID     // of a recurring task, once it is opened
@@ -56,8 +57,15 @@ type leasedTask struct {
 	enlisted time.Time               // when it was put before the pool
 }
 
+// What the broker is told of a message.
+const (
+	ackDone     = "+ACK"
+	ackReturn   = "-NAK"
+	ackProgress = "+WPI"
+)
+
 func newLease(s *source, m *nats.Msg) *lease {
-	l := &lease{source: s, msg: m, reply: m.Reply, place: placeOf(s, m.Reply), delivered: deliveredOf(m.Reply), came: time.Now()}
+	l := &lease{source: s, msg: m, reply: m.Reply, server: s.queue.worker.bus.wire.server(), place: placeOf(s, m.Reply), delivered: deliveredOf(m.Reply), came: time.Now()}
 	l.renewed = l.came
 	l.part, l.ids = claimed(m)
 	return l
@@ -94,19 +102,20 @@ func (j *leasedTask) tasks() int {
 	return 1
 }
 
-// place is where a message stands in the log.
+// place is where a message stands in the log, and since when: a broker that has crashed may give the place of a message that it has
+// handed out, but did not have on its disk yet, to another.
 type place struct {
-	source *source
-	seq    string
+	source      *source
+	seq, stored string
 }
 
 // placeOf reads it from an acknowledgement's subject.
 func placeOf(s *source, reply string) place {
-	tokens := strings.SplitN(reply, ".", 7)
-	if len(tokens) < 7 {
-		return place{s, reply}
+	tokens := strings.SplitN(reply, ".", 9)
+	if len(tokens) < 9 {
+		return place{source: s, seq: reply}
 	}
-	return place{s, tokens[5]}
+	return place{s, tokens[5], tokens[7]}
 }
 
 // deliveredOf reads from an acknowledgement's subject how often the task was handed out.
@@ -134,7 +143,7 @@ func (w *Worker) renewLeases() {
 		case now.Sub(l.renewed) >= w.bus.config.lease:
 			w.lose(l)
 		case connected && now.Sub(l.renewed) >= w.bus.config.lease/3:
-			if w.answer(l, "+WPI") {
+			if w.answer(l, ackProgress) {
 				l.renewed = now
 			}
 		}
@@ -169,7 +178,7 @@ func (w *Worker) release(l *lease) {
 	l.active--
 	switch {
 	case len(l.jobs) == 0:
-		w.end(l, "+ACK")
+		w.end(l, ackDone)
 	case w.stopping && l.active == 0:
 		w.end(l, l.nak())
 	}
@@ -206,11 +215,17 @@ func (w *Worker) again(j *leasedTask) {
 }
 
 // end tells the broker what has become of a message. It is called with the lock held.
+//
+// A broker that has been started since, or another, may know another message by that name, see place, and is not told that it
+// is done with: it hands out what it has once more, and whoever gets it looks whether there is a result.
 func (w *Worker) end(l *lease, answer string) {
 	if l.back {
 		return
 	}
 	w.forget(l)
+	if answer == ackDone && l.server != w.bus.wire.server() {
+		answer = ackReturn
+	}
 	w.answer(l, answer) // unheard, the lease runs out and the task comes again, perhaps to be found settled
 }
 
@@ -253,7 +268,7 @@ func (l *lease) nak() string {
 
 func nakIn(d time.Duration) string {
 	if d <= 0 {
-		return "-NAK"
+		return ackReturn
 	}
-	return fmt.Sprintf(`-NAK {"delay": %d}`, d)
+	return fmt.Sprintf(ackReturn+` {"delay": %d}`, d)
 }

@@ -66,11 +66,11 @@ func (s *source) take(m *nats.Msg) {
 	s.lively = true
 	l := newLease(s, m)
 	if w.over {
-		w.answer(l, "-NAK")
+		w.answer(l, ackReturn)
 		return
 	}
 	if old := w.leaseOf[l.place]; old != nil { // the broker has forgotten that it is here
-		old.reply, old.renewed = l.reply, l.came
+		old.reply, old.server, old.renewed = l.reply, l.server, l.came
 		return
 	}
 	w.leaseOf[l.place] = l
@@ -232,11 +232,11 @@ func (w *Worker) admit(q *workQueue, leases []*lease) {
 		l.ids = slices.DeleteFunc(l.ids, func(id ulid.ULID) bool { return settled[id] })
 		w.counts.settled.Add(uint64(before - l.count()))
 		if l.count() == 0 {
-			w.end(l, "+ACK")
+			w.end(l, ackDone)
 			continue
 		}
 		if w.prefetch() == 0 && w.idle <= w.ready { // no handler has time, and they take long
-			w.end(l, "-NAK")
+			w.end(l, ackReturn)
 			continue
 		}
 		j := &leasedTask{lease: l, id: l.ids[0]}

@@ -152,7 +152,7 @@ func (w *Worker) alone(l *lease, run ulid.ULID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counts.settled.Add(1)
-	w.end(l, "+ACK")
+	w.end(l, ackDone)
 	return false
 }
 
@@ -160,7 +160,7 @@ func (w *Worker) skip(l *lease) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counts.skipped.Add(1)
-	w.end(l, "+ACK")
+	w.end(l, ackDone)
 }
 
 // letGo lets go of a template that is in order, and has no business here. It is not dead: its next tick may be.

@@ -171,11 +171,11 @@ func (w *Worker) refuse(l *lease, err error) {
 	defer w.mu.Unlock()
 	if err != nil {
 		w.bus.log.Warn("a dead letter could not be kept", "queue", q.name, "error", err)
-		w.end(l, "-NAK")
+		w.end(l, ackReturn)
 		return
 	}
 	w.counts.dead.Add(1)
-	w.end(l, "+ACK")
+	w.end(l, ackDone)
 }
 
 // passes reports whether a rejection may say more of this agent than of the task, and when to look again: a policy has

@@ -222,7 +222,7 @@ func (w *Worker) moved(l *lease, o *keyring.Opened) {
 		ID: o.ID, Detail: "a task of another priority"})
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.end(l, "+ACK")
+	w.end(l, ackDone)
 }
 
 // work runs the handler and sees to what comes of it.

@@ -151,6 +151,9 @@ func (w *wire) current() *nats.Conn {
 	return w.link.nc
 }
 
+// server returns which run of which broker the connection in use leads to; empty while there is none.
+func (w *wire) server() string { return w.current().ConnectedServerId() }
+
 // shows reports whether the connection in use was made with a certificate.
 func (w *wire) shows(leaf *x509.Certificate) bool {
 	w.mu.RLock()

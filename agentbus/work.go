@@ -299,7 +299,7 @@ func (w *Worker) lastPull(ctx context.Context, s *source) {
 	defer done()
 	m, err := l.nc.RequestWithContext(ctx, policy.TaskPull(s.queue.name, s.priority), []byte(`{"batch":1,"no_wait":true}`))
 	if err == nil && m.Reply != "" {
-		w.answer(&lease{reply: m.Reply}, "-NAK")
+		w.answer(&lease{reply: m.Reply}, ackReturn)
 	}
 }
 
