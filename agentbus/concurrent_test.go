@@ -65,6 +65,9 @@ func TestConcurrentUse(t *testing.T) {
 	})
 	calls.Go(func() { publishPolicy(t, w, revised("2", "exec-*", "trader-*"), planner, feed, index) })
 	calls.Wait()
+	if t.Failed() {
+		t.Logf("rejected: %v; planner %+v, index %+v", w.Rejected(), planner.Stats(), index.Stats())
+	}
 	bustest.Check(t, feed.Conn().ForceReconnect())
 	bustest.Check(t, feed.Publish(w.Ctx(), "ledger", nil))
 	bustest.Check(t, planner.Publish(w.Ctx(), "gossip.last", nil))

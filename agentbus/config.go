@@ -50,7 +50,7 @@ type Config struct {
 	// The default is DefaultRequestTimeout.
 	RequestTimeout time.Duration
 
-	renewEvery, closeTimeout, lease, presence, slotTerm time.Duration // for tests
+	renewEvery, closeTimeout, lease, presence, slotTerm, orderWait time.Duration // for tests
 }
 
 // check fills in the defaults and refuses what cannot work.
@@ -96,6 +96,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.slotTerm == 0 {
 		c.slotTerm = slotTerm
+	}
+	if c.orderWait == 0 {
+		c.orderWait = orderWait
 	}
 	if c.closeTimeout == 0 {
 		c.closeTimeout = closeTimeout

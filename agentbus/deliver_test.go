@@ -170,7 +170,8 @@ func TestManySubscribers(t *testing.T) {
 func TestPublishBeforeSubscribe(t *testing.T) {
 	for range 3 {
 		w := bustest.New(t, testPolicy)
-		feed, planner := w.Agent("feed-1"), w.Agent("planner")
+		feed := w.Agent("feed-1")
+		planner := w.Connect(agentbus.OrderWait(w.Config("planner"), bustest.Timeout)) // however slow this machine is
 		bustest.Check(t, feed.Publish(w.Ctx(), "prices", []byte("0")))
 		ctx, cancel := context.WithCancel(w.Ctx())
 		var publisher sync.WaitGroup

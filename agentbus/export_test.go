@@ -27,6 +27,12 @@ func Presence(c Config, d time.Duration) Config {
 	return c
 }
 
+// OrderWait sets how long a bus made with c has a sender's session wait for the one before it.
+func OrderWait(c Config, d time.Duration) Config {
+	c.orderWait = d
+	return c
+}
+
 // Conn returns the NATS connection in use, which a test may cut off.
 func (b *Bus) Conn() *nats.Conn { return b.wire.current() }
 

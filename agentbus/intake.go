@@ -223,7 +223,7 @@ func (in *intake) await(g *group) {
 	}
 	c := g.claim
 	in.fetches.Go(func() {
-		pause(in.ctx, orderWait)
+		pause(in.ctx, in.bus.config.orderWait)
 		select {
 		case in.overdue <- c:
 		case <-in.ctx.Done():

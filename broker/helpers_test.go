@@ -20,7 +20,7 @@ import (
 )
 
 // wait bounds everything that a test waits for.
-const wait = 20 * time.Second
+const wait = 2 * time.Minute
 
 // rules is the policy of most tests: mallory may publish to the retained topic
 // prices, and has no right to the retained topic secret.

@@ -47,8 +47,10 @@ type channel struct {
 	seekWait    time.Duration
 	soughtKeys  int      // how many keys were here then
 	unpublished *chanKey // a key being made
-	judged      *view    // the policy that joins were last judged under
-	unread      error    // the store failed while an entry was looked at: the whole is looked at again
+	before      *chanKey // what was current before
+	changedAt   time.Time
+	judged      *view // the policy that joins were last judged under
+	unread      error // the store failed while an entry was looked at: the whole is looked at again
 }
 
 // event is an entry with how it came.
@@ -361,6 +363,7 @@ func (c *channel) choose() {
 		}
 	}
 	if old := c.current.Swap(best); old != best {
+		c.before, c.changedAt = old, c.ring.now()
 		c.broadcast()
 	}
 }

@@ -45,7 +45,8 @@ func (c *channel) readable() (keys []*chanKey) {
 // gives reports whether this agent hands a key of which it holds K to a newcomer: a reader the current one and, where the
 // policy gives newcomers the channel's history, to writers every fit one and to readers every one that they can
 // believe, because what was kept may be sealed under it; a writer, to readers, those that it made itself, because what
-// it sealed under them can be opened by nobody else.
+// it sealed under them can be opened by nobody else. Between two agents the key before the current one goes along for as long as what
+// was sealed under it may be on its way: such a frame is what has the other join, and there is nobody who must not open it.
 func (c *channel) gives(k *chanKey, role string) bool {
 	if !c.isReader() {
 		return role == roleReader && k.statement.creator == c.att.self
@@ -54,6 +55,8 @@ func (c *channel) gives(k *chanKey, role string) bool {
 	switch {
 	case k == c.current.Load():
 		return true
+	case k == c.before && c.ch.Kind() == policy.KindPair && c.ring.now().Sub(c.changedAt) <= settings.MaxAge:
+		return c.fit(k.statement)
 	case !settings.History:
 		return false
 	case role == roleReader:

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -168,6 +169,38 @@ func TestMeetSoon(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestRequestOverPolicies: a request opens that was sealed just before its sender adopted the next policy, by an agent that asks for the key after
+// that. It is given the key that its request is under, and not only one made for the new policy.
+func TestRequestOverPolicies(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		planner, exec := w.agent("planner"), w.agent("exec-1")
+		ch := value(policy.Pair("planner", "exec-1"))(t)
+		s := value(planner.Sender(w.ctx(), ch))(t)
+		frame, _, err := s.Seal(nil, &Draft{Kind: envelope.KindRequest, Recipient: "exec-1", Messages: []envelope.Message{{}}})
+		check(t, err)
+		w.setPolicy(revision(2))
+		for _, r := range []*Ring{planner, exec} {
+			check(t, r.Refresh(w.ctx()))
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(w.ctx(), 5*time.Second)
+		defer cancel()
+		check(t, exec.Await(ctx, frame))
+		mustOpen(t, value(exec.PairReceiver())(t), frame, &Want{Kinds: Kinds(envelope.KindRequest), Recipient: "exec-1"})
+
+		// Once nothing sealed under it can be live any more, nobody else is given it.
+		pass(10 * time.Minute)
+		synctest.Wait()
+		late := w.agent("exec-1")
+		check(t, late.Join(w.ctx(), ch))
+		pass(time.Minute)
+		synctest.Wait()
+		if c := channelOf(t, late, ch); len(c.keys) != 1 {
+			t.Errorf("a later one holds %d keys", len(c.keys))
+		}
+	})
 }
 
 // TestPolicyReachesAgentsOneByOne: an agent that the next policy lets in is not turned away for good by those who

@@ -21,7 +21,7 @@ import (
 )
 
 // Timeout bounds every wait for something that should happen at once. No test waits for it to pass.
-const Timeout = 30 * time.Second
+const Timeout = 2 * time.Minute
 
 // Domain is the trust domain of every world.
 const Domain = "example.org"
