@@ -116,11 +116,19 @@ func singles(p *policy.Policy) []string {
 		subject := policy.TopicSubject(topic.name)
 		list = append(list, wild(subject), subject+".>")
 	}
+	audited := audited(p)
+	for _, stream := range audited {
+		list = append(list, policy.StreamInfo(stream))
+	}
+	if len(audited) > 0 {
+		list = append(list, policy.AuditPattern, policy.StreamGet(policy.AuditStream, policy.AuditPattern))
+	}
 	for _, q := range queues(p) {
 		list = append(list,
 			policy.TaskPattern(q.name),
 			policy.SpreadPattern(q.name),
 			policy.UniquePattern(q.name),
+			wild(policy.SessionSubject(q.name)),
 			policy.StreamGet(policy.TaskStream(q.name), policy.UniquePattern(q.name)),
 			policy.ResultSubject(q.name, "*"),
 			policy.DeadSubject(q.name, "*"),
@@ -144,8 +152,15 @@ func singles(p *policy.Policy) []string {
 // for tasks by each task.
 func streamed(p *policy.Policy) []string {
 	list := []string{policy.DirectGet(policy.BucketKeys, "")}
+	for _, topic := range retained(p) {
+		list = append(list, policy.StreamGet(policy.TopicStream(topic.name), ""))
+	}
+	if len(audited(p)) > 0 {
+		list = append(list, policy.StreamGet(policy.AuditStream, ""), policy.DirectGet(policy.BucketPolicy, ""))
+	}
 	for _, q := range queues(p) {
 		list = append(list,
+			policy.StreamGet(policy.TaskStream(q.name), ""),
 			policy.StreamGet(policy.ResultStream(q.name), ""),
 			policy.StreamGet(policy.DeadStream(q.name), ""),
 			policy.StreamGet(policy.ControlStream(q.name), ""),

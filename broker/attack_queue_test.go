@@ -14,8 +14,8 @@ import (
 // attackQueues gives mallory every part in one queue, and none in another.
 const attackQueues = `
 queues:
-  q: {enqueue: [alice, mallory], work: [mallory]}
-  other: {enqueue: [alice], work: [dave]}
+  q: {enqueue: [alice, mallory], work: [mallory], read: [mallory], audit: [audrey, mallory]}
+  other: {enqueue: [alice], work: [dave], audit: [audrey]}
 `
 
 // farAhead is a time at which tests are over.
@@ -53,7 +53,7 @@ func (a *attack) queues(alice, dave *client) {
 // ownInQueue reports whether mallory may have written a message to a stream of a
 // queue.
 func ownInQueue(m string) bool {
-	for _, own := range []string{"sb.task.q.0=", "sb.task.q.1=", "sb.unique.q.M.0=", "sb.due.q.1=", "sb.held.q.mallory.", "sb.result.q.", "sb.dead.q.", "sb.control.q.mallory.", "sb.slot.q."} {
+	for _, own := range []string{"sb.task.q.0=", "sb.task.q.1=", "sb.unique.q.M.0=", "sb.session.q=", "sb.due.q.1=", "sb.held.q.mallory.", "sb.result.q.", "sb.dead.q.", "sb.control.q.mallory.", "sb.slot.q."} {
 		if strings.HasPrefix(m, own) {
 			return true
 		}
@@ -148,9 +148,9 @@ var queueForbidden = []string{
 	"$JS.API.CONSUMER.INFO.SB_TASK_q.p0", "$JS.API.CONSUMER.DELETE.SB_TASK_q.p0", "$JS.API.CONSUMER.RESET.SB_TASK_q.p0", "$JS.API.CONSUMER.PAUSE.SB_TASK_q.p0",
 	"$JS.API.CONSUMER.UNPIN.SB_TASK_q.p0", "$JS.API.CONSUMER.LEADER.STEPDOWN.SB_TASK_q.p0", "$JS.API.CONSUMER.NAMES.SB_TASK_q", "$JS.API.CONSUMER.LIST.SB_TASK_q",
 	"$JS.API.CONSUMER.CREATE.SB_TASK_q", "$JS.API.CONSUMER.CREATE.SB_TASK_q.c", "$JS.API.CONSUMER.CREATE.SB_TASK_q.c.sb.task.q.0", "$JS.API.CONSUMER.DURABLE.CREATE.SB_TASK_q.p0",
-	"$JS.API.STREAM.INFO.SB_TASK_q", "$JS.API.STREAM.UPDATE.SB_TASK_q", "$JS.API.STREAM.PURGE.SB_TASK_q", "$JS.API.STREAM.PURGE.SB_RESULT_q", "$JS.API.STREAM.PURGE.SB_DELAY_q",
+	"$JS.API.STREAM.UPDATE.SB_TASK_q", "$JS.API.STREAM.PURGE.SB_TASK_q", "$JS.API.STREAM.PURGE.SB_RESULT_q", "$JS.API.STREAM.PURGE.SB_DELAY_q",
 	"$JS.API.STREAM.DELETE.SB_TASK_q", "$JS.API.STREAM.MSG.GET.SB_TASK_q", "$JS.API.STREAM.MSG.DELETE.SB_RESULT_q",
-	"$JS.API.DIRECT.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.task.q.0", "$JS.API.DIRECT.GET.SB_DELAY_q", "$JS.API.DIRECT.GET.SB_DELAY_q.sb.held.q.mallory.x",
+	"$JS.API.DIRECT.GET.SB_TASK_q.sb.task.q.0", "$JS.API.DIRECT.GET.SB_DELAY_q", "$JS.API.DIRECT.GET.SB_DELAY_q.sb.held.q.mallory.x",
 	"$JS.API.DIRECT.GET.SB_RESULT_other", "$JS.API.DIRECT.GET.SB_RESULT_other.sb.result.other.X", "$JS.API.DIRECT.GET.SB_RESULT_q.sb.result.other.X",
 	"$JS.API.DIRECT.GET.SB_CONTROL_other", "$JS.API.DIRECT.GET.SB_DEAD_other.sb.dead.other.X",
 	"$JS.ACK.SB_TASK_other.p2.1.1.1.1.0", "$JS.ACK.SB_TASK_other.p2.SB_TASK_q.1.1.1.1", "$JS.ACK.SB_TASK_other.p2.SB_TASK_q.p0.1.1.1.1.1",

@@ -30,7 +30,7 @@ type attack struct {
 func newAttack(t *testing.T) *attack {
 	t.Helper()
 	b := newBus(t)
-	n := b.start(b.config(rulesText(1) + attackQueues))
+	n := b.start(b.config(strings.Replace(rulesText(1), "prices: {", "prices: {audit: [audrey, mallory], ", 1) + attackQueues))
 	a := &attack{t: t, n: n, js: store(t, n), mallory: b.agent(n, "mallory"), bob: b.agent(n, "bob")}
 	alice := b.agent(n, "alice")
 	alice.put("$KV.SB_CARDS.alice.A1", "alice's card")
@@ -39,6 +39,7 @@ func newAttack(t *testing.T) *attack {
 	a.mallory.put("$KV.SB_CARDS.mallory.M1", "evil")
 	a.mallory.put("$KV.SB_KEYS."+joins+"mallory.M1", "evil")
 	a.queues(alice, b.agent(n, "dave"))
+	a.audits(b.agent(n, "audrey"))
 	// A responder that looks at nothing. Those of agentbus do better.
 	if _, err := a.bob.Subscribe(policy.AgentSubject("bob"), func(m *nats.Msg) { _ = m.Respond([]byte("evil")) }); err != nil {
 		t.Fatal(err)
@@ -57,7 +58,7 @@ func (a *attack) others() map[string][]string {
 		a.fence(stream)
 		for _, m := range contents(a.t, a.js, stream) {
 			own := strings.HasPrefix(m, "$KV.SB_CARDS.mallory.") || strings.Contains(m, ".j.mallory.") ||
-				strings.HasPrefix(m, "sb.topic.prices=") || ownInQueue(m)
+				strings.HasPrefix(m, "sb.topic.prices=") || ownInQueue(m) || ownInAudit(m)
 			if !own && !strings.HasSuffix(m, "=marker") {
 				all[stream] = append(all[stream], m)
 			}
@@ -113,7 +114,7 @@ func (w way) message(reply string) *nats.Msg {
 func TestReplySubjects(t *testing.T) {
 	a := newAttack(t)
 	before := a.others()
-	if len(before) != 4+9 {
+	if len(before) != 4+9+1 {
 		t.Fatalf("at the start the streams hold %q", before)
 	}
 	targets := []string{
@@ -131,8 +132,8 @@ func TestReplySubjects(t *testing.T) {
 		"$JS.ACK.SB_TOPIC_secret.c.1.1.1.1.1",
 		"_R_.x",
 	}
-	targets = append(targets, queueTargets...)
-	for _, way := range append(ways, a.queueWays()...) {
+	targets = slices.Concat(targets, queueTargets, auditTargets)
+	for _, way := range slices.Concat(ways, a.queueWays(), auditWays) {
 		for _, target := range targets {
 			ok(t, a.mallory.PublishMsg(way.message(target)))
 		}
@@ -197,7 +198,7 @@ func TestHeaders(t *testing.T) {
 func TestForbidden(t *testing.T) {
 	a := newAttack(t)
 	before := a.others()
-	for _, subject := range append([]string{
+	for _, subject := range slices.Concat([]string{
 		"$KV.SB_POLICY.current",
 		"$KV.SB_CARDS.alice.A1",
 		"$KV.SB_KEYS." + joins + "alice.A1",
@@ -225,15 +226,15 @@ func TestForbidden(t *testing.T) {
 		"$SYS.REQ.SERVER.PING",
 		"$SYS.REQ.ACCOUNT.PING.CONNZ",
 		"$SYS.REQ.USER.INFO",
-	}, queueForbidden...) {
+	}, queueForbidden, auditForbidden) {
 		ok(t, a.mallory.PublishRequest(subject, "sb.inbox.mallory.x", []byte("evil")))
 		a.violation("publish to " + subject)
 	}
-	for _, subject := range append([]string{
+	for _, subject := range slices.Concat([]string{
 		">", "*", "sb.>", "sb.*.*", "sb.topic.>", "sb.topic.secret", "sb.agent.bob", "sb.agent.*", "sb.service.lookup",
 		"sb.inbox.bob.>", "sb.inbox.>", "sb.store.>", "sb.store.keys.>", "sb.store.keys.topic.secret.>",
 		"$KV.>", "$KV.SB_CARDS.>", "$JS.>", "$SYS.>", "_INBOX.>", "_R_.>",
-	}, queueUnheard...) {
+	}, queueUnheard, auditUnheard) {
 		sub, err := a.mallory.SubscribeSync(subject)
 		ok(t, err)
 		a.violation("subscribe to " + subject)
@@ -246,13 +247,20 @@ func TestForbidden(t *testing.T) {
 
 func (a *attack) violation(what string) {
 	a.t.Helper()
-	ok(a.t, a.mallory.FlushWithContext(timeout(a.t)))
+	a.mallory.refused(what)
+}
+
+// refused waits for the server to say that what the client did last is not
+// permitted.
+func (c *client) refused(what string) {
+	c.t.Helper()
+	ok(c.t, c.FlushWithContext(timeout(c.t)))
 	select {
-	case err := <-a.mallory.errs:
+	case err := <-c.errs:
 		if !errors.Is(err, nats.ErrPermissionViolation) {
-			a.t.Errorf("%s: %v", what, err)
+			c.t.Errorf("%s: %s: %v", c.name, what, err)
 		}
 	case <-time.After(wait):
-		a.t.Fatalf("%s: allowed", what)
+		c.t.Fatalf("%s: %s: allowed", c.name, what)
 	}
 }

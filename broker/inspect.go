@@ -101,7 +101,7 @@ func (i *inspector) question(subject string) (queue, what string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	enqueues, works := i.policy.CanWrite(ch, agent), i.policy.CanRead(ch, agent)
+	enqueues, works := i.policy.CanWrite(ch, agent), i.policy.MayWork(queue, agent)
 	switch {
 	case what == policy.AskPurge && !enqueues:
 		return "", "", fmt.Errorf("%s may not put tasks into queue %s, and so not purge its dead letters", agent, queue)

@@ -156,7 +156,7 @@ func TestAskRefuses(t *testing.T) {
 	o := newOffice(t)
 	o.bob.put(policy.DeadSubject("q", ulid.Make().String()), "letter")
 	for _, c := range []struct{ agent, what string }{
-		{"bob", policy.AskPurge}, {"carol", policy.AskInfo}, {"carol", policy.AskPurge}, {"dave", policy.AskInfo}, {"nobody", policy.AskInfo}, {"alice", "x"}, {"*", policy.AskPurge},
+		{"bob", policy.AskPurge}, {"carol", policy.AskInfo}, {"carol", policy.AskPurge}, {"dave", policy.AskInfo}, {"nobody", policy.AskInfo}, {"rita", policy.AskInfo}, {"rita", policy.AskPurge}, {"alice", "x"}, {"*", policy.AskPurge},
 	} {
 		m, err := o.js.Conn().RequestWithContext(timeout(t), policy.AskSubject("q", c.agent, c.what), []byte(`{"all":true}`))
 		ok(t, err)

@@ -39,9 +39,13 @@ const (
 	// duplicateWindow is how long a retained topic remembers message ids.
 	duplicateWindow = 2 * time.Minute
 
-	// policyHistory is how many policies the bucket keeps, so that what was
-	// in force can still be looked at.
-	policyHistory = 8
+	// shortestWindow is the shortest time for which the server lets a stream
+	// remember message ids.
+	shortestWindow = 100 * time.Millisecond
+
+	// policyHistory is how many policies the bucket keeps. An auditor that
+	// was away needs those that were in force meanwhile.
+	policyHistory = 64
 
 	// maxEntry bounds an entry of a bucket in bytes: a statement, and room
 	// for NATS headers.

@@ -18,12 +18,12 @@ import (
 )
 
 // queueRules is a policy with two queues. Alice and mallory put tasks into q, bob works on
-// them; carol and dave do so in other.
+// them, rita may read them; carol and dave do so in other.
 const queueRules = `
 trust_domain: example.org
 revision: %d
 queues:
-  q: {enqueue: [alice, mallory], work: [bob], retain: 1h}
+  q: {enqueue: [alice, mallory], work: [bob], read: [rita], retain: 1h}
   other: {enqueue: [carol], work: [dave], retain: 1h}
 `
 

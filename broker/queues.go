@@ -39,7 +39,7 @@ func (q queue) streams() []jetstream.StreamConfig {
 // tasks is a log, not a stream from which an acknowledgement removes: each of
 // those would be synced to disk.
 func (q queue) tasks() jetstream.StreamConfig {
-	c := q.trimmed(policy.TaskStream(q.name))
+	c := q.trimmed(policy.TaskStream(q.name), policy.SessionSubject(q.name))
 	for priority := range policy.Priorities {
 		c.Subjects = append(c.Subjects, policy.TaskSubject(q.name, priority), policy.SpreadSubject(q.name, priority),
 			policy.UniqueSubject(q.name, "*", priority))

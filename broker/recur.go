@@ -53,7 +53,7 @@ func (h *holder) answerRecurring(m *nats.Msg) (*nats.Msg, error) {
 	defer cancel()
 	writes := h.policy.CanWrite(ch, agent)
 	switch {
-	case name == "" && (writes || h.policy.CanRead(ch, agent)):
+	case name == "" && (writes || h.policy.MayWork(queue, agent)):
 		return h.showAfter(ctx, queue, string(m.Data))
 	case !writes || name == "":
 		return nil, fmt.Errorf("%s may not put tasks into queue %s", agent, queue)

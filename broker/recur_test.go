@@ -156,7 +156,7 @@ func TestRecurringRefuses(t *testing.T) {
 		}
 	}
 	// The server lets neither a worker nor a stranger ask, and nobody in another's name; where it did, the holder would not.
-	for _, name := range []string{"bob", "carol", "nobody"} {
+	for _, name := range []string{"bob", "carol", "rita", "nobody"} {
 		for _, m := range []*nats.Msg{recurRequest(name, "x", "template", everySecond, nil), nats.NewMsg(policy.RecurSubject("q", name, "x"))} {
 			if _, err := o.js.PublishMsg(timeout(t), m); !errors.As(err, &refused) || refused.ErrorCode != 10189 {
 				t.Errorf("a recurring task of %s: %v", name, err)

@@ -44,7 +44,45 @@ func streams(p *policy.Policy) []jetstream.StreamConfig {
 	for _, q := range queues(p) {
 		list = append(list, q.streams()...)
 	}
+	if len(audited(p)) > 0 {
+		list = append(list, checkpoints())
+	}
 	return list
+}
+
+// audited returns the streams of which the policy names auditors.
+func audited(p *policy.Policy) []string {
+	var channels []policy.Channel
+	for _, name := range p.Topics() {
+		if ch, err := policy.Topic(name); err == nil { // a policy has only legal names
+			channels = append(channels, ch)
+		}
+	}
+	for _, name := range p.Queues() {
+		if ch, err := policy.Queue(name); err == nil {
+			channels = append(channels, ch)
+		}
+	}
+	var list []string
+	for _, ch := range channels {
+		if p.HasAuditors(ch) {
+			list = append(list, policy.AuditedStreams(ch)...)
+		}
+	}
+	return list
+}
+
+// checkpoints keeps the last of each auditor's logs. Where the store is full a new
+// one is refused, and nobody else's goes for it. It remembers message ids for as
+// short as it can: an auditor must not be able to have another's checkpoint taken
+// for a repetition.
+func checkpoints() jetstream.StreamConfig {
+	c := protected(policy.AuditStream, policy.AuditPattern)
+	c.MaxMsgsPerSubject = policy.MaxCheckpoints
+	c.MaxMsgSize = policy.MaxCheckpoint
+	c.Discard = jetstream.DiscardNew
+	c.Duplicates = shortestWindow
+	return c
 }
 
 // bucket is a key-value bucket as any NATS client reads it, made as a plain

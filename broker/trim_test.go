@@ -173,6 +173,10 @@ func (c *chaos) task() string {
 }
 
 func (c *chaos) enqueue() {
+	if c.r.IntN(3) == 0 { // a session note, beside the tasks
+		c.made++
+		c.alice.put(policy.SessionSubject("q"), fmt.Sprint("note ", c.made))
+	}
 	var tasks []string
 	for range 1 + c.r.IntN(5) {
 		tasks = append(tasks, c.task())
@@ -351,6 +355,61 @@ func TestTrimResults(t *testing.T) {
 	if dead := contents(t, o.js, "SB_DEAD_q"); len(dead) != 0 {
 		t.Errorf("dead letters: %q", dead)
 	}
+}
+
+// TestTrimSessionNotes: what enqueuers note of their sessions goes when it is old
+// and everything before it has gone, and holds nothing back.
+func TestTrimSessionNotes(t *testing.T) {
+	o := newOffice(t)
+	note := func(text string) { o.alice.put(policy.SessionSubject("q"), text) }
+	result := func(task string) { o.bob.put(policy.ResultSubject("q", ulid.Make().String()), task) }
+	results := func(what string, want ...string) {
+		t.Helper()
+		got := contents(t, o.js, "SB_RESULT_q")
+		for i := range got {
+			_, got[i], _ = strings.Cut(got[i], "=")
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: results %q, want %q", what, got, want)
+		}
+	}
+	note("opened")
+	note("idle")
+	o.trim(inTime)
+	o.wantLog("not old", "opened", "idle")
+	o.trim(later)
+	o.wantLog("there were only notes")
+
+	note("opened")
+	o.alice.enqueue("q", 0, "a")
+	note("idle")
+	o.alice.enqueue("q", 3, "b")
+	result("a")
+	o.trim(later)
+	o.wantLog("the first is a note, the second is not settled", "a", "idle", "b")
+	o.bob.settle(o.bob.take("q", 0), "+ACK")
+	o.trim(inTime)
+	o.wantLog("settled, but not old", "a", "idle", "b")
+	results("not old", "a")
+	o.trim(later)
+	o.wantLog("another priority has not begun", "b")
+	results("it may be that one's", "a")
+	o.bob.settle(o.bob.take("q", 3), "+ACK")
+	note("closed")
+
+	// At a time when all but the note is old.
+	s, err := o.js.Stream(timeout(t), logOf)
+	ok(t, err)
+	last, err := s.GetLastMsgForSubject(timeout(t), policy.SessionSubject("q"))
+	ok(t, err)
+	ok(t, broker.TrimAt(timeout(t), o.js, o.n.Policy(), last.Time.Add(time.Hour), atOnce))
+	o.wantLog("a note is left", "closed")
+	results("a note is left")
+	o.alice.enqueue("q", 1, "c")
+	if m := o.bob.take("q", 1); string(m.Data) != "c" {
+		t.Errorf("got %q", m.Data)
+	}
+	o.bob.nothing("q", 0)
 }
 
 // TestNodeTrims: a node trims by itself, and its end does not wait for the next

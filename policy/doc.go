@@ -21,16 +21,20 @@
 //	  prices:                        # covers prices, prices.eu, prices.eu.de …
 //	    publish: ["feed-*"]
 //	    subscribe: [planner, "exec-*"]
+//	    audit: [witness]             # keeps a log of what is sealed there, and cannot open it
 //	    max_age: 30s                 # a live message older than this is refused
 //	    retain: 90d                  # the broker keeps (sealed) messages this long; without it, not at all
 //	    history: true                # newcomers get older keys and can open what is kept
 //	queues:                          # tasks with one recorded result
-//	  summarise: {enqueue: [planner], work: ["writer-*"], retain: 7d}
+//	  summarise: {enqueue: [planner], work: ["writer-*"], read: [clerk], audit: [witness], retain: 7d}
 //	services:                        # a request to any one of the servers
 //	  lookup: {call: [planner], serve: ["index-*"]}
 //	direct:                          # a request to an agent by its name
 //	  - {from: [planner], to: ["*"]}
 //	revoked: [exec-3]                # has no rights, whatever stands above
+//	max_card_age: 7d                 # how long what was kept is believed after its sender's card has expired
+//	destroyed:                       # keys that everybody drops
+//	  - {channel: topic/prices, before: "2026-11-01T00:00:00Z"}
 //
 // It is YAML 1.2 in UTF-8, at most 128 KiB, one document, and nothing in it may mean more than it shows: anchors, aliases,
 // tags, merge keys, duplicate keys and invisible characters are refused, and so is every field that is not in these
@@ -49,7 +53,8 @@
 // Fields of a topic:
 //
 //	publish    list               who writes; required
-//	subscribe  list               who reads; required
+//	subscribe  list               who reads, and may read back what is retained; required
+//	audit      list               who may keep logs of what is retained, sealed as it is; only with retain
 //	max_age    1s to 10m, 30s     how old a live message may be when it is opened
 //	retain     1s to 3650d, none  how long the broker keeps messages; at least max_age
 //	signed     true or false      whether frames carry a signature, true; without one any reader can speak as any writer
@@ -61,6 +66,8 @@
 //
 //	enqueue    list               who puts tasks in and reads results; required
 //	work       list               who reads tasks and writes results; required
+//	read       list               who reads tasks, results and dead letters, and does nothing else
+//	audit      list               who may keep logs of them, sealed as they are
 //	retain     1m to 3650d, 7d    how long settled tasks and results are kept
 //	signed, pad, rotate           as for a topic
 //	history    true or false      true, because tasks wait for workers that start later
@@ -83,6 +90,22 @@
 //
 // A revocation takes precedence over everything, so a name may be revoked and still stand in lists.
 //
+// An auditor, one that a list audit names, gets no key by that. It reads sealed frames from the streams of the channel
+// ([AuditedStreams]), the policies that were in force, and how the streams are configured, and publishes checkpoints under its
+// own name ([AuditSubject]). Everybody with a part in a channel that has auditors may read those. The lists read and audit may
+// name an agent that other lists name too.
+//
+// Fields of the policy as a whole:
+//
+//	max_card_age  1h to 3650d, 7d   how long after it was sealed a kept frame is believed whose sender's card has expired
+//	destroyed     list of {channel, before}, at most 1,000
+//
+// An entry of destroyed says that every key of a topic, a queue (and its results) or a service that was made before a time,
+// in UTC and in quotes, is destroyed: who holds one drops it when this policy comes into force there, never takes it
+// again, and what was sealed under it can be opened by nobody who does so. It can still be proven who sealed it, and when. The entry
+// has to stay, and the channel with it, for as long as an agent may come back that has not seen it. [Sign] refuses a time
+// that is yet to come.
+//
 // # Following one policy with the next
 //
 // [Policy.CheckSuccessor] holds the rules: never a lower revision, never two of the same revision, and when the next
@@ -96,6 +119,8 @@
 // a whole to [ControlSubject], and tasks for later to [DelaySubject]. Enqueuers and workers write the last two under their
 // own names only. What is between two agents of one queue NATS does not keep apart: a worker can settle what another
 // works on, and write the result of any task.
+//
+// A queue's log also takes its enqueuers' session notes ([SessionSubject]), which no consumer hands out.
 //
 // A [Channel] names one set of readers and writers. Subjects, streams, buckets and the keys of their entries are made
 // here alone, so that permissions and use cannot come apart.

@@ -145,13 +145,30 @@ func (o *object) agents(field, verb string) *agents {
 	n, ok := o.fields[field]
 	if !ok {
 		o.missing(field, "nobody may %s: add %s: [name], or remove the entry", verb, field)
-		return newAgents(nil)
+		return nobody
 	}
-	what := field + " of " + o.what
 	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 		o.d.fail(n, "nobody may %s: name an agent in %s: [name], or remove the entry", verb, field)
-		return newAgents(nil)
+		return nobody
 	}
+	return o.patterns(field, n)
+}
+
+// others is agents for a field that need not be there.
+func (o *object) others(field string) *agents {
+	n, ok := o.fields[field]
+	if !ok {
+		return nobody
+	}
+	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		o.d.fail(n, "%s of %s is empty: name an agent, or remove the field", field, o.what)
+		return nobody
+	}
+	return o.patterns(field, n)
+}
+
+func (o *object) patterns(field string, n *yaml.Node) *agents {
+	what := field + " of " + o.what
 	var list []glob
 	seen := make(map[string]int)
 	for _, item := range o.d.sequence(n, what, "[name, \"glob-*\"]", MaxPatterns) {

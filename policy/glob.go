@@ -63,6 +63,9 @@ type agents struct {
 	lengths []int // of the keys of globs, ascending
 }
 
+// nobody is where a rule has no such field.
+var nobody = newAgents(nil)
+
 func newAgents(list []glob) *agents {
 	a := &agents{list: list, names: make(map[string]struct{}), globs: make(map[string][]glob)}
 	for _, g := range list {

@@ -19,6 +19,9 @@ const (
 	// MaxRevoked is the number of revoked agents.
 	MaxRevoked = 10_000
 
+	// MaxDestroyed is the number of channels of which a policy says that keys are destroyed.
+	MaxDestroyed = 1_000
+
 	// MaxOperators is the number of operator keys that a policy names.
 	MaxOperators = 16
 
@@ -42,6 +45,12 @@ const (
 
 	// MaxTokens is the number of tokens between the dots of a subject or pattern.
 	MaxTokens = 16
+
+	// MaxCheckpoints is how many checkpoints of one log [AuditStream] keeps.
+	MaxCheckpoints = 1_024
+
+	// MaxCheckpoint is the size of a checkpoint in bytes, its NATS headers included.
+	MaxCheckpoint = 16 << 10
 
 	// MaxDelayID is the length of a delayed task's id in bytes.
 	MaxDelayID = 64
@@ -68,6 +77,14 @@ const (
 	MinQueueRetain = time.Minute
 	// MaxRetain is the longest retain: ten years.
 	MaxRetain = 3650 * 24 * time.Hour
+
+	// DefaultMaxCardAge is how long after it was sealed a kept frame of an expired card is believed, unless the policy
+	// sets max_card_age.
+	DefaultMaxCardAge = 7 * 24 * time.Hour
+	// MinMaxCardAge and MaxMaxCardAge bound max_card_age. Whoever stole an expired card's key and owns the broker can
+	// backdate a frame by as much.
+	MinMaxCardAge = time.Hour
+	MaxMaxCardAge = MaxRetain
 
 	// MaxDelay is how far ahead a task may be due: ten years.
 	MaxDelay = 3650 * 24 * time.Hour

@@ -19,12 +19,17 @@ import (
 // and what to write for each problem that was found.
 //
 // A policy that was only parsed is nobody's word: agents and brokers use [Verify].
-func Parse(text []byte) (*Policy, error) {
-	d := &decoder{last: bytes.Count(bytes.TrimSuffix(text, []byte("\n")), []byte("\n")) + 1}
+func Parse(text []byte) (*Policy, error) { return parse(text, time.Time{}) }
+
+// parse is Parse for a text that is signed at a time, zero: it is signed already, or not at all.
+func parse(text []byte, signed time.Time) (*Policy, error) {
+	d := &decoder{last: bytes.Count(bytes.TrimSuffix(text, []byte("\n")), []byte("\n")) + 1, signed: signed}
 	p := &Policy{
 		text:     string(text),
 		channels: make(map[Channel]*rule),
 		revoked:  make(map[string]struct{}),
+
+		destroyed: make(map[Channel]time.Time),
 	}
 	if root := d.load(text); root != nil {
 		d.policy(p, root)
@@ -38,7 +43,7 @@ func Parse(text []byte) (*Policy, error) {
 
 func (d *decoder) policy(p *Policy, root *yaml.Node) {
 	o := d.object(root, "the policy", "trust_domain: example.org, and the other fields below it",
-		"trust_domain", "revision", "previous", "operators", "topics", "queues", "services", "direct", "revoked")
+		"trust_domain", "revision", "previous", "operators", "topics", "queues", "services", "direct", "revoked", "max_card_age", "destroyed")
 	if o == nil {
 		return
 	}
@@ -61,6 +66,8 @@ func (d *decoder) policy(p *Policy, root *yaml.Node) {
 	o.section("services", "service", func(name string, n *yaml.Node) { d.service(p, name, n) })
 	o.direct(p)
 	o.revoked(p)
+	p.maxCardAge = o.duration("max_card_age", DefaultMaxCardAge, MinMaxCardAge, MaxMaxCardAge)
+	o.destroyed(p)
 	o.where(p)
 }
 
@@ -201,7 +208,7 @@ func (d *decoder) channelName(n *yaml.Node, kind string, siblings []pair) bool {
 
 func (d *decoder) topic(p *Policy, name string, n *yaml.Node) {
 	o := d.object(n, fmt.Sprintf("topic %q", name), "{publish: [name], subscribe: [name]}",
-		"publish", "subscribe", "max_age", "retain", "signed", "pad", "rotate", "history")
+		"publish", "subscribe", "audit", "max_age", "retain", "signed", "pad", "rotate", "history")
 	if o == nil {
 		return
 	}
@@ -209,6 +216,8 @@ func (d *decoder) topic(p *Policy, name string, n *yaml.Node) {
 		channel: Channel{kind: KindTopic, a: name},
 		write:   o.agents("publish", "publish to "+o.what),
 		read:    o.agents("subscribe", "subscribe to "+o.what),
+		also:    nobody,
+		audit:   o.others("audit"),
 		settings: Settings{
 			Signed:  o.bool("signed", true),
 			Pad:     o.bool("pad", false),
@@ -217,6 +226,9 @@ func (d *decoder) topic(p *Policy, name string, n *yaml.Node) {
 			Retain:  o.retain(0, time.Second),
 			Rotate:  o.duration("rotate", DefaultRotate, MinRotate, MaxRotate),
 		},
+	}
+	if n := o.fields["audit"]; n != nil && o.fields["retain"] == nil && !o.meant["retain"] {
+		d.fail(n, "there is nothing to audit, because the broker keeps nothing of %s: add retain: 90d, or remove audit", o.what)
 	}
 	if s := r.settings; s.Retain != 0 && s.Retain < s.MaxAge {
 		d.fail(o.fields["retain"], "retain of %s is %s, shorter than its max_age of %s: write at least %s, or remove it to keep nothing",
@@ -227,7 +239,7 @@ func (d *decoder) topic(p *Policy, name string, n *yaml.Node) {
 
 func (d *decoder) queue(p *Policy, name string, n *yaml.Node) {
 	o := d.object(n, fmt.Sprintf("queue %q", name), "{enqueue: [name], work: [name]}",
-		"enqueue", "work", "retain", "signed", "pad", "rotate", "history")
+		"enqueue", "work", "read", "audit", "retain", "signed", "pad", "rotate", "history")
 	if o == nil {
 		return
 	}
@@ -235,6 +247,8 @@ func (d *decoder) queue(p *Policy, name string, n *yaml.Node) {
 		channel: Channel{kind: KindQueue, a: name},
 		write:   o.agents("enqueue", "put tasks into "+o.what),
 		read:    o.agents("work", "work on "+o.what),
+		also:    o.others("read"),
+		audit:   o.others("audit"),
 		settings: Settings{
 			Signed: o.bool("signed", true),
 			Pad:    o.bool("pad", false),
@@ -257,6 +271,8 @@ func (d *decoder) service(p *Policy, name string, n *yaml.Node) {
 		channel: Channel{kind: KindService, a: name},
 		write:   o.agents("call", "call "+o.what),
 		read:    o.agents("serve", "serve "+o.what),
+		also:    nobody,
+		audit:   nobody,
 		settings: Settings{
 			Signed: true,
 			Pad:    o.bool("pad", false),
@@ -299,6 +315,8 @@ func (o *object) direct(p *Policy) {
 		r := &rule{
 			write:    e.agents("from", "ask by this rule"),
 			read:     e.agents("to", "be asked by this rule"),
+			also:     nobody,
+			audit:    nobody,
 			settings: Settings{Signed: e.bool("signed", false), Pad: e.bool("pad", false), MaxAge: DefaultMaxAge, Rotate: DefaultRotate},
 		}
 		if len(r.write.list) == 0 || len(r.read.list) == 0 {

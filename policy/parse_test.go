@@ -26,6 +26,7 @@ topics:
   prices:
     publish: ["feed-*"]
     subscribe: [planner, "exec-*"]
+    audit: [witness]
     max_age: 45s
     retain: 90d
     signed: false
@@ -34,7 +35,7 @@ topics:
     history: true
   news: {publish: [planner], subscribe: ["*"]}
 queues:
-  summarise: {enqueue: [planner], work: ["writer-*"]}
+  summarise: {enqueue: [planner], work: ["writer-*"], read: [clerk, "exec-*"], audit: [witness, "aud-*"]}
   archive: {enqueue: ["*"], work: [store], signed: false, pad: true, retain: 30d, rotate: 7d, history: false}
 services:
   lookup: {call: [planner, "exec-*"], serve: ["index-*"]}
@@ -43,6 +44,11 @@ direct:
   - {from: [planner], to: ["*"]}
   - {from: [auditor], to: [planner, store], signed: true, pad: true}
 revoked: [exec-3, gone]
+max_card_age: 30d
+destroyed:
+  - {channel: topic/prices, before: "2026-11-01T00:00:00Z"}
+  - {channel: queue/summarise, before: '2026-10-01T12:30:15Z'}
+  - {channel: service/lookup, before: "2025-01-01T00:00:00Z"}
 `
 
 func mustParse(t testing.TB, text string) *policy.Policy {
@@ -197,6 +203,7 @@ func TestLimits(t *testing.T) {
 		"direct":    head + "direct:\n" + strings.Repeat("- {}\n", policy.MaxDirect+1),
 		"revoked":   head + "revoked: [" + strings.Repeat("a,", policy.MaxRevoked+1) + "]\n",
 		"operators": head + "operators: [" + fingerprints(policy.MaxOperators+1) + "]\n",
+		"destroyed": head + "destroyed:\n" + strings.Repeat("- {}\n", policy.MaxDestroyed+1),
 		"channels":  head + "topics: {" + keys(policy.MaxChannels/2+1) + "}\nqueues: {" + keys(policy.MaxChannels/2) + "}\n",
 		"depth":     head + "topics: " + strings.Repeat("[", 50_000),
 		"depth 2":   head + "topics: " + strings.Repeat("{a: ", 20_000),
@@ -281,7 +288,8 @@ func TestDocumentation(t *testing.T) {
 		text.WriteString(strings.Replace(line, "…", strings.Repeat("0", 60), 1))
 	}
 	p := mustParse(t, text.String())
-	if p.Revision() != 7 || !p.Revoked("exec-3") || !p.CanRead(policy.MustParseChannel("queue/summarise"), "writer-1") {
+	if p.Revision() != 7 || !p.Revoked("exec-3") || !p.CanRead(policy.MustParseChannel("queue/summarise"), "clerk") ||
+		!p.CanAudit(policy.MustParseChannel("topic/prices"), "witness") || len(p.Destroyed()) != 1 {
 		t.Error("the example does not say what it seems to")
 	}
 }

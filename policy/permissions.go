@@ -20,8 +20,9 @@ func (p Permissions) Empty() bool { return len(p.Publish) == 0 || len(p.Subscrib
 // that the policy does not know. A glob of the policy becomes a whole token here, because NATS knows no smaller
 // wildcard: the agents at the other end hold the policy itself and refuse what it does not say.
 //
-// None of the subjects is one on which streams or consumers are made, changed or looked at: reads are direct reads,
-// and updates arrive as plain messages. None is the subject on which the policy is written.
+// None of the subjects is one on which streams or consumers are made or changed: reads are direct reads, and updates
+// arrive as plain messages. Only auditors may ask how a stream is configured, of those that they audit. None is the
+// subject on which the policy is written.
 func (p *Policy) Permissions(agent string) Permissions {
 	if !p.Known(agent) {
 		return Permissions{}
@@ -30,6 +31,9 @@ func (p *Policy) Permissions(agent string) Permissions {
 	g.base()
 	for _, ch := range p.Channels(agent) {
 		g.channel(ch)
+	}
+	for _, ch := range p.Audited(agent) {
+		g.audits(ch)
 	}
 	g.peers()
 	return Permissions{Publish: slices.Sorted(maps.Keys(g.publish)), Subscribe: slices.Sorted(maps.Keys(g.subscribe))}
@@ -71,6 +75,10 @@ func (g *grants) channel(ch Channel) {
 		if reads {
 			g.subscribe.add(TopicSubject(ch.a), TopicSubject(ch.a)+".>")
 		}
+		if s, _ := g.policy.Settings(ch); reads && s.Retain > 0 {
+			g.publish.add(StreamGet(TopicStream(ch.a), ""))
+		}
+		g.checkpoints(ch)
 	case KindService:
 		if writes {
 			g.publish.add(ServiceSubject(ch.a))
@@ -79,8 +87,50 @@ func (g *grants) channel(ch Channel) {
 			g.subscribe.add(ServiceSubject(ch.a))
 		}
 	case KindQueue:
-		g.queue(ch.a, writes, reads)
+		works := g.policy.MayWork(ch.a, g.agent)
+		if writes || works {
+			g.queue(ch.a, writes, works)
+		}
+		if g.policy.channels[ch].also.match(g.agent) {
+			g.readsQueue(ch.a)
+		}
+		g.checkpoints(ch)
 	}
+}
+
+// audits lets the agent read what a channel retains, sealed as it is, ask how its streams are configured, follow its
+// keys, of which it gets none, read the policies that were in force, and publish checkpoints under its own name.
+func (g *grants) audits(ch Channel) {
+	g.publish.add(DirectGet(BucketPolicy, ""))
+	if ch.kind == KindQueue {
+		g.readsQueue(ch.a)
+		g.subscribe.add(FeedKeys(Channel{kind: KindResult, a: ch.a}))
+	}
+	g.subscribe.add(FeedKeys(ch))
+	for _, stream := range AuditedStreams(ch) {
+		g.publish.add(StreamGet(stream, ""), StreamInfo(stream), AuditSubject(stream, g.agent, "*"))
+	}
+	g.checkpoints(ch)
+}
+
+// checkpoints lets the agent read those of a channel that has auditors. A batch can name others too: they say how many
+// messages a stream has, and nothing of what is in them.
+func (g *grants) checkpoints(ch Channel) {
+	if !g.policy.HasAuditors(ch) {
+		return
+	}
+	g.publish.add(StreamGet(AuditStream, ""))
+	for _, stream := range AuditedStreams(ch) {
+		g.publish.add(StreamGet(AuditStream, AuditSubject(stream, "*", "*")))
+	}
+}
+
+// readsQueue lets the agent read all that a queue has, as it is kept, and no more.
+func (g *grants) readsQueue(name string) {
+	g.publish.add(StreamGet(TaskStream(name), ""))
+	g.reads(ResultStream(name), ResultSubject(name, "*"))
+	g.reads(DeadStream(name), DeadSubject(name, "*"))
+	g.reads(ControlStream(name), ControlSubject(name, "*", ">"))
 }
 
 // queue grants what enqueuers and workers of a queue need. Neither may look at the log of tasks but through its
@@ -91,6 +141,7 @@ func (g *grants) queue(name string, enqueues, works bool) {
 			g.publish.add(TaskSubject(name, priority), UniqueSubject(name, "*", priority))
 		}
 		// What stands under a claim, and nothing else of the log; only workers can open it.
+		g.publish.add(SessionSubject(name))
 		g.publish.add(DelaySubject(name, g.agent, "*"), StreamGet(TaskStream(name), UniquePattern(name)), AskSubject(name, g.agent, AskPurge), RecurSubject(name, g.agent, "*"))
 		g.reads(DeadStream(name), DeadSubject(name, "*"))
 		g.subscribe.add(ResultSubject(name, ">"), DeadSubject(name, ">"), ProgressSubject(name, ">"))

@@ -38,7 +38,7 @@ func feeds(agent string, prefixes ...string) []string {
 
 // enqueues and works are what a queue's agents may publish, beside its keys.
 func enqueues(agent, q string) []string {
-	return append(both(agent, q),
+	return append(both(agent, q), "sb.session."+q,
 		"sb.task."+q+".0", "sb.task."+q+".1", "sb.task."+q+".2", "sb.task."+q+".3", "sb.delay."+q+"."+agent+".*",
 		"sb.queue."+q+"."+agent+".purge", "sb.recur."+q+"."+agent+".*",
 		"sb.unique."+q+".*.0", "sb.unique."+q+".*.1", "sb.unique."+q+".*.2", "sb.unique."+q+".*.3", "$JS.API.DIRECT.GET.SB_TASK_"+q+".sb.unique."+q+".*.*",
@@ -171,6 +171,47 @@ func overlap(a, b string) bool {
 	return len(x) == len(y)
 }
 
+// kept returns what an agent may read of streams by what a policy says of retaining, reading and auditing, and the streams
+// that it may audit.
+func kept(p *policy.Policy, agent string) (reads, audits []string) {
+	checkpoints := false
+	add := func(ch policy.Channel, part, read bool, control ...string) {
+		streams, audited := policy.AuditedStreams(ch), p.CanAudit(ch, agent)
+		if audited {
+			audits = append(audits, streams...)
+		}
+		if read || audited {
+			reads = append(reads, append(control, streams...)...)
+			for _, c := range control {
+				reads = append(reads, c+".sb.control."+ch.Name()+".*.>", "SB_RESULT_"+ch.Name()+".sb.result."+ch.Name()+".*", "SB_DEAD_"+ch.Name()+".sb.dead."+ch.Name()+".*")
+			}
+		}
+		if (part || audited) && p.HasAuditors(ch) {
+			checkpoints = true
+			for _, stream := range streams {
+				reads = append(reads, "SB_AUDIT.sb.audit."+stream+".*.*")
+			}
+		}
+	}
+	for _, name := range p.Topics() {
+		ch := policy.MustParseChannel("topic/" + name)
+		s, _ := p.Settings(ch)
+		add(ch, p.CanRead(ch, agent) || p.CanWrite(ch, agent), s.Retain > 0 && p.CanRead(ch, agent))
+	}
+	for _, name := range p.Queues() {
+		ch := policy.MustParseChannel("queue/" + name)
+		// Of a worker nobody can tell whether it is named as a reader too.
+		add(ch, p.CanRead(ch, agent) || p.CanWrite(ch, agent), p.CanRead(ch, agent), "SB_CONTROL_"+name)
+	}
+	if len(audits) > 0 {
+		reads = append(reads, "KV_SB_POLICY")
+	}
+	if checkpoints {
+		reads = append(reads, "SB_AUDIT")
+	}
+	return reads, audits
+}
+
 // checkPermissions holds whatever the policy says.
 func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 	t.Helper()
@@ -186,9 +227,16 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 		if p.CanWrite(policy.MustParseChannel("queue/"+q), agent) {
 			asks = append(asks, enqueues(agent, q)...)
 		}
-		if p.CanRead(policy.MustParseChannel("queue/"+q), agent) {
+		if p.MayWork(q, agent) {
 			asks = append(asks, works(agent, q)...)
 		}
+	}
+	reads, audits := kept(p, agent)
+	for _, stream := range reads {
+		asks = append(asks, "$JS.API.DIRECT.GET."+stream)
+	}
+	for _, stream := range audits {
+		asks = append(asks, "$JS.API.STREAM.INFO."+stream, "sb.audit."+stream+"."+agent+".*")
 	}
 	for _, s := range perms.Publish {
 		mayAsk := slices.Contains(asks, s)
@@ -204,6 +252,8 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 			"reads the log":             "$JS.API.DIRECT.GET.SB_TASK_q.>",
 			"delays tasks":              "sb.delay.>",
 			"writes delayed tasks":      "sb.held.>",
+			"publishes checkpoints":     "sb.audit.>",
+			"writes session notes":      "sb.session.>",
 			"makes tasks due":           "sb.due.>",
 			"writes results":            "sb.result.>",
 			"writes dead letters":       "sb.dead.>",
@@ -236,6 +286,8 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 			"reads what is held":       "sb.held.>",
 			"reads what is due":        "sb.due.>",
 			"hears others ask":         "sb.queue.>",
+			"hears checkpoints":        "sb.audit.>",
+			"reads session notes":      "sb.session.>",
 		} {
 			if overlap(s, forbidden) {
 				t.Errorf("%s %s: %s", agent, what, s)
@@ -247,8 +299,8 @@ func checkPermissions(t *testing.T, p *policy.Policy, agent string) {
 // With globs for everything an agent still gets nothing of what is not a message to it.
 func TestPermissionsOfTheMostPowerful(t *testing.T) {
 	p := mustParse(t, head+`
-topics: {t: {publish: ["*"], subscribe: ["*"], retain: 1d}}
-queues: {q: {enqueue: ["*"], work: ["*"]}}
+topics: {t: {publish: ["*"], subscribe: ["*"], audit: ["*"], retain: 1d}}
+queues: {q: {enqueue: ["*"], work: ["*"], read: ["*"], audit: ["*"]}}
 services: {s: {call: ["*"], serve: ["*"]}}
 direct: [{from: ["*"], to: ["*"]}]
 revoked: [gone]
@@ -258,8 +310,8 @@ revoked: [gone]
 	for _, s := range []string{
 		"$JS.API.INFO", "$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.DELETE.KV_SB_KEYS", "$JS.API.STREAM.INFO.KV_SB_KEYS", "$JS.API.STREAM.NAMES",
 		"$JS.API.STREAM.PURGE.KV_SB_POLICY", "$JS.API.STREAM.MSG.GET.KV_SB_KEYS", "$JS.API.CONSUMER.CREATE.KV_SB_KEYS.x.$KV.SB_KEYS.>",
-		"$JS.API.CONSUMER.DURABLE.CREATE.SB_TOPIC_t.x", "$JS.API.CONSUMER.MSG.NEXT.SB_TOPIC_t.x", "$JS.API.DIRECT.GET.SB_TOPIC_t",
-		"$JS.API.DIRECT.GET.KV_SB_POLICY", "$JS.FC.KV_SB_KEYS.x", "$JS.ACK.SB_TOPIC_t.x.1", "$KV.SB_POLICY.current", "$KV.SB_POLICY.other",
+		"$JS.API.CONSUMER.DURABLE.CREATE.SB_TOPIC_t.x", "$JS.API.CONSUMER.MSG.NEXT.SB_TOPIC_t.x", "$JS.API.DIRECT.GET.SB_TOPIC_t.sb.topic.t", "$JS.API.DIRECT.GET.SB_TOPIC_other",
+		"$JS.API.DIRECT.GET.KV_SB_CARDS", "$JS.FC.KV_SB_KEYS.x", "$JS.ACK.SB_TOPIC_t.x.1", "$KV.SB_POLICY.current", "$KV.SB_POLICY.other",
 		"$KV.SB_CARDS.bob.01JD3K5Z7QXN9V8M6T4R2P0WBC", "$KV.SB_CARDS.planner", "$KV.SB_KEYS.topic.t.j.bob.x", "$KV.SB_KEYS.topic.t",
 		"$KV.SB_KEYS.pair.a.b.k.planner.x", "$KV.SB_KEYS.topic.other.k.planner.x", "sb.store.policy.current", "sb.topic.other",
 		"sb.queue.q.bob.info", "sb.queue.q.bob.purge", "sb.queue.q.planner", "sb.queue.q.planner.x", "sb.queue.q.planner.info.x", "sb.queue.other.planner.info",
@@ -267,9 +319,14 @@ revoked: [gone]
 		"$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.q.x.0.x", "$JS.API.DIRECT.GET.SB_TASK_q.sb.unique.other.x.0", "$JS.API.DIRECT.GET.SB_TASK_q.sb.due.q.0", "$JS.API.DIRECT.GET.SB_TASK_other.sb.unique.other.x.0",
 		"sb.task.q", "sb.task.q.4", "sb.spread.other.0", "sb.task.q.0.x", "sb.task.other.0", "sb.delay.q.bob.x", "sb.delay.q.planner", "sb.delay.q.planner.x.y", "sb.recur.q.bob.x", "sb.recur.q.bob", "sb.recur.q", "sb.recur.q.planner.x.y", "sb.held.q._recur.x", "sb.held.q.planner.x", "sb.due.q.0",
 		"sb.result.other.x", "sb.result.q", "sb.result.q.x.y", "sb.control.q.bob.pause", "sb.control.q.planner", "sb.control.other.planner.pause", "sb.slot.other.0", "sb.slot.q", "sb.slot.q.0.x",
-		"$JS.API.STREAM.MSG.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.task.q.0", "$JS.API.DIRECT.GET.SB_DELAY_q", "$JS.API.STREAM.PURGE.SB_TASK_q",
+		"$JS.API.STREAM.MSG.GET.SB_TASK_q", "$JS.API.DIRECT.GET.SB_TASK_q.sb.task.q.0", "$JS.API.DIRECT.GET.SB_DELAY_q", "$JS.API.STREAM.PURGE.SB_TASK_q",
 		"$JS.API.CONSUMER.MSG.NEXT.SB_TASK_q.p4", "$JS.API.CONSUMER.MSG.NEXT.SB_TASK_other.p0", "$JS.API.CONSUMER.INFO.SB_TASK_q.p0", "$JS.API.CONSUMER.CREATE.SB_TASK_q.p0",
 		"$JS.API.CONSUMER.RESET.SB_TASK_q.p0", "$JS.API.CONSUMER.PAUSE.SB_TASK_q.p0", "$JS.API.CONSUMER.DELETE.SB_TASK_q.p0",
+		"$JS.API.STREAM.INFO.SB_TOPIC_other", "$JS.API.STREAM.INFO.SB_CONTROL_q", "$JS.API.STREAM.INFO.SB_DELAY_q", "$JS.API.STREAM.INFO.SB_AUDIT", "$JS.API.STREAM.INFO.KV_SB_POLICY",
+		"$JS.API.STREAM.UPDATE.SB_TOPIC_t", "$JS.API.STREAM.PURGE.SB_TOPIC_t", "$JS.API.STREAM.DELETE.SB_AUDIT", "$JS.API.STREAM.MSG.DELETE.SB_TOPIC_t", "$JS.API.STREAM.SNAPSHOT.SB_TOPIC_t", "$JS.API.STREAM.RESTORE.SB_TOPIC_t",
+		"$JS.API.CONSUMER.CREATE.SB_AUDIT.c", "$JS.API.DIRECT.GET.SB_TASK_other", "$JS.API.DIRECT.GET.SB_TOPIC_other", "$JS.API.DIRECT.GET.SB_AUDIT.sb.audit.SB_TOPIC_other.a.x",
+		"sb.audit.SB_TOPIC_t.bob." + card, "sb.audit.SB_TOPIC_other.planner." + card, "sb.audit.SB_AUDIT.planner." + card, "sb.audit.SB_TOPIC_t.planner", "sb.audit.SB_TOPIC_t.planner." + card + ".x",
+		"sb.session.other", "sb.session", "sb.session.q.x",
 		"$JS.ACK.SB_TASK_other.p0.1.1.1.1.1", "$JS.ACK.SB_TASK_other.p0.SB_TASK_q.1.1.1.1", "$JS.ACK._.x.SB_TASK_other.p0.1.1.1.1.1", "$JS.ACK.SB_TASK_q.p0.1.1.1.1.1.1.1.1",
 	} {
 		if slices.ContainsFunc(perms.Publish, func(allowed string) bool { return overlap(allowed, s) }) {
@@ -299,7 +356,7 @@ func TestNoPermissions(t *testing.T) {
 // What the agents accept from each other must be let through, and what is let through by name must be accepted.
 func TestPermissionsAgreeWithMembership(t *testing.T) {
 	p := mustParse(t, full)
-	names := []string{"planner", "feed-1", "exec-1", "exec-3", "writer-1", "index-1", "pricer", "store", "auditor", "bob", "gone", "operator"}
+	names := []string{"planner", "feed-1", "exec-1", "exec-3", "writer-1", "index-1", "pricer", "store", "auditor", "bob", "clerk", "witness", "aud-1", "gone", "operator"}
 	allows := func(list []string, subject string) bool {
 		return slices.ContainsFunc(list, func(pattern string) bool { return overlap(pattern, subject) })
 	}
@@ -313,6 +370,20 @@ func TestPermissionsAgreeWithMembership(t *testing.T) {
 			if got, want := allows(perms.Subscribe, policy.TopicSubject(topic)), p.CanRead(ch, agent); got != want {
 				t.Errorf("%s subscribes to %s: %v, want %v", agent, topic, got, want)
 			}
+			settings, _ := p.Settings(ch)
+			reads, audits := p.CanRead(ch, agent) && settings.Retain > 0, p.CanAudit(ch, agent)
+			for subject, want := range map[string]bool{
+				policy.StreamGet(policy.TopicStream(topic), ""):                          reads || audits,
+				policy.StreamInfo(policy.TopicStream(topic)):                             audits,
+				policy.AuditSubject(policy.TopicStream(topic), agent, card):              audits,
+				policy.AuditSubject(policy.TopicStream(topic), "another", card):          false,
+				policy.StreamGet(policy.TopicStream(topic), "sb.topic."+topic):           false,
+				policy.BucketSubject(policy.BucketKeys, policy.JoinKey(ch, agent, card)): p.CanRead(ch, agent) || p.CanWrite(ch, agent),
+			} {
+				if got := allows(perms.Publish, subject); got != want {
+					t.Errorf("%s publishes to %s: %v, want %v", agent, subject, got, want)
+				}
+			}
 		}
 		for _, service := range p.Services() {
 			ch := policy.MustParseChannel("service/" + service)
@@ -324,23 +395,33 @@ func TestPermissionsAgreeWithMembership(t *testing.T) {
 			}
 		}
 		for _, queue := range p.Queues() {
-			writes, reads := p.CanWrite(policy.MustParseChannel("queue/"+queue), agent), p.CanRead(policy.MustParseChannel("queue/"+queue), agent)
+			ch := policy.MustParseChannel("queue/" + queue)
+			writes, works, audits := p.CanWrite(ch, agent), p.MayWork(queue, agent), p.CanAudit(ch, agent)
+			reads := p.CanRead(ch, agent) && !works || audits
 			for subject, want := range map[string]bool{
 				policy.TaskSubject(queue, 3):        writes,
 				policy.UniqueSubject(queue, "x", 3): writes,
 				policy.StreamGet(policy.TaskStream(queue), policy.UniqueSubject(queue, "x", 3)): writes,
 				policy.DelaySubject(queue, agent, "x"):                                          writes,
 				policy.AskSubject(queue, agent, policy.AskPurge):                                writes,
-				policy.AskSubject(queue, agent, policy.AskInfo):                                 writes || reads,
+				policy.AskSubject(queue, agent, policy.AskInfo):                                 writes || works,
 				policy.RecurSubject(queue, agent, "x"):                                          writes,
-				policy.RecurSubject(queue, agent, ""):                                           writes || reads,
-				policy.TaskPull(queue, 3):                                                       reads,
-				"$JS.ACK.SB_TASK_" + queue + ".p3.1.2.3.4.5":                                    reads,
-				policy.ResultSubject(queue, card):                                               reads,
-				policy.DeadSubject(queue, card):                                                 reads,
-				policy.ProgressSubject(queue, card):                                             reads,
-				policy.ControlSubject(queue, agent, "x.y"):                                      writes || reads,
-				policy.StreamGet(policy.ResultStream(queue), ""):                                writes || reads,
+				policy.RecurSubject(queue, agent, ""):                                           writes || works,
+				policy.TaskPull(queue, 3):                                                       works,
+				"$JS.ACK.SB_TASK_" + queue + ".p3.1.2.3.4.5":                                    works,
+				policy.ResultSubject(queue, card):                                               works,
+				policy.DeadSubject(queue, card):                                                 works,
+				policy.ProgressSubject(queue, card):                                             works,
+				policy.ControlSubject(queue, agent, "x.y"):                                      writes || works,
+				policy.StreamGet(policy.ResultStream(queue), ""):                                writes || works || reads,
+				policy.StreamGet(policy.ControlStream(queue), ""):                               writes || works || reads,
+				policy.StreamGet(policy.DeadStream(queue), ""):                                  writes || reads,
+				policy.StreamGet(policy.TaskStream(queue), ""):                                  reads,
+				policy.StreamGet(policy.DelayStream(queue), ""):                                 false,
+				policy.SessionSubject(queue):                                                    writes,
+				policy.StreamInfo(policy.TaskStream(queue)):                                     audits,
+				policy.StreamInfo(policy.ControlStream(queue)):                                  false,
+				policy.AuditSubject(policy.DeadStream(queue), agent, card):                      audits,
 			} {
 				if got := allows(perms.Publish, subject); got != want {
 					t.Errorf("%s publishes to %s: %v, want %v", agent, subject, got, want)
@@ -350,7 +431,7 @@ func TestPermissionsAgreeWithMembership(t *testing.T) {
 				policy.ResultSubject(queue, card):            writes,
 				policy.DeadSubject(queue, card):              writes,
 				policy.ProgressSubject(queue, card):          writes,
-				policy.ControlSubject(queue, "other", "x.y"): writes || reads,
+				policy.ControlSubject(queue, "other", "x.y"): writes || works,
 			} {
 				if got := allows(perms.Subscribe, subject); got != want {
 					t.Errorf("%s hears %s: %v, want %v", agent, subject, got, want)

@@ -32,6 +32,9 @@ type Policy struct {
 	revoked  map[string]struct{}
 	known    *agents // of all rules together
 	lines    map[Channel]int
+
+	maxCardAge time.Duration
+	destroyed  map[Channel]time.Time
 }
 
 // rule says who writes to a channel, who reads it, and how. A direct rule is one from the agents that may ask, who
@@ -40,6 +43,8 @@ type rule struct {
 	channel  Channel // zero for a direct rule
 	write    *agents
 	read     *agents
+	also     *agents // who else reads a queue's tasks and results
+	audit    *agents
 	settings Settings
 }
 
@@ -90,17 +95,21 @@ func (p *Policy) Revoked(agent string) bool {
 	return revoked
 }
 
+// RevokedAgents returns the names of the agents that the policy revokes, sorted.
+func (p *Policy) RevokedAgents() []string { return slices.Sorted(maps.Keys(p.revoked)) }
+
 // Known reports whether any rule of the policy names or matches the agent, and the agent is not revoked.
 func (p *Policy) Known(agent string) bool { return p.admits(agent) && p.known.match(agent) }
 
 // CanRead reports whether the agent is entitled to a channel's key: a subscriber of a topic, a worker of a queue, an
-// enqueuer for results, a server of a service, either agent of an allowed pair. It takes no allocation.
+// enqueuer for results, for both of these whom the queue's field read names, a server of a service, either agent of an
+// allowed pair. It takes no allocation. Whether an agent works on a queue is answered by [Policy.MayWork].
 func (p *Policy) CanRead(ch Channel, agent string) bool {
 	if ch.kind == KindPair {
 		return ch.Other(agent) != "" && p.PairAllowed(ch.a, ch.b)
 	}
-	_, read, _, ok := p.sides(ch)
-	return ok && p.admits(agent) && read.match(agent)
+	s, ok := p.sides(ch)
+	return ok && p.admits(agent) && (s.read.match(agent) || s.also.match(agent))
 }
 
 // CanWrite reports whether the agent may send on a channel: a publisher to a topic, an enqueuer to a queue, a worker's
@@ -109,24 +118,27 @@ func (p *Policy) CanWrite(ch Channel, agent string) bool {
 	if ch.kind == KindPair {
 		return ch.Other(agent) != "" && p.PairAllowed(ch.a, ch.b)
 	}
-	write, _, _, ok := p.sides(ch)
-	return ok && p.admits(agent) && write.match(agent)
+	s, ok := p.sides(ch)
+	return ok && p.admits(agent) && s.write.match(agent)
 }
 
-// sides returns who writes and who reads a channel that is no pair.
-func (p *Policy) sides(ch Channel) (write, read *agents, s Settings, ok bool) {
+// sides are who writes and who reads a channel.
+type sides struct{ write, read, also *agents }
+
+// sides returns those of a channel that is no pair.
+func (p *Policy) sides(ch Channel) (s sides, ok bool) {
 	result := ch.kind == KindResult
 	if result {
 		ch.kind = KindQueue
 	}
 	r, ok := p.channels[ch]
-	if !ok {
-		return nil, nil, Settings{}, false
+	switch {
+	case !ok:
+		return sides{}, false
+	case result:
+		return sides{write: r.read, read: r.write, also: r.also}, true
 	}
-	if result {
-		return r.read, r.write, r.settings, true
-	}
-	return r.write, r.read, r.settings, true
+	return sides{write: r.write, read: r.read, also: r.also}, true
 }
 
 // MayRequest reports whether a direct rule lets one agent ask another. None may ask itself.
@@ -159,8 +171,14 @@ func (p *Policy) Settings(ch Channel) (s Settings, ok bool) {
 	if ch.kind == KindPair {
 		return p.pairSettings(ch.a, ch.b)
 	}
-	_, _, s, ok = p.sides(ch)
-	return s, ok
+	if ch.kind == KindResult {
+		ch.kind = KindQueue
+	}
+	r, ok := p.channels[ch]
+	if !ok {
+		return Settings{}, false
+	}
+	return r.settings, true
 }
 
 func (p *Policy) pairSettings(a, b string) (s Settings, ok bool) {
@@ -202,14 +220,15 @@ func (p *Policy) names(kind ChannelKind) []string {
 	return list
 }
 
-// Channels returns the channels that the agent reads or writes, but for its pairs, sorted by their text.
+// Channels returns the channels that the agent reads or writes, but for its pairs, sorted by their text. What it may
+// only audit is not among them, see [Policy.Audited].
 func (p *Policy) Channels(agent string) []Channel {
 	if !p.admits(agent) {
 		return nil
 	}
 	var list []Channel
 	for ch, r := range p.channels {
-		if !r.write.match(agent) && !r.read.match(agent) {
+		if !r.write.match(agent) && !r.read.match(agent) && !r.also.match(agent) {
 			continue
 		}
 		list = append(list, ch)
@@ -217,7 +236,7 @@ func (p *Policy) Channels(agent string) []Channel {
 			list = append(list, Channel{kind: KindResult, a: ch.a})
 		}
 	}
-	slices.SortFunc(list, func(a, b Channel) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(list, compareChannels)
 	return list
 }
 
@@ -259,7 +278,7 @@ func (p *Policy) lookup(kind ChannelKind, name string) (Channel, error) {
 func union(channels map[Channel]*rule, direct []*rule) *agents {
 	all := make(map[string]glob)
 	add := func(r *rule) {
-		for _, a := range [...]*agents{r.write, r.read} {
+		for _, a := range [...]*agents{r.write, r.read, r.also, r.audit} {
 			for _, g := range a.list {
 				all[g.text] = g
 			}

@@ -16,11 +16,11 @@ func TestMembership(t *testing.T) {
 		channel, readers, writers string
 	}{
 		{"topic/prices", "planner exec-1", "feed-1"},
-		{"topic/news", "planner exec-1 feed-1 writer-1 index-1 pricer store auditor bob", "planner"},
-		{"queue/summarise", "writer-1", "planner"},
-		{"result/summarise", "planner", "writer-1"},
-		{"queue/archive", "store", "planner exec-1 feed-1 writer-1 index-1 pricer store auditor bob"},
-		{"result/archive", "planner exec-1 feed-1 writer-1 index-1 pricer store auditor bob", "store"},
+		{"topic/news", "planner exec-1 feed-1 writer-1 index-1 pricer store auditor bob clerk witness aud-1", "planner"},
+		{"queue/summarise", "writer-1 clerk exec-1", "planner"},
+		{"result/summarise", "planner clerk exec-1", "writer-1"},
+		{"queue/archive", "store", "planner exec-1 feed-1 writer-1 index-1 pricer store auditor bob clerk witness aud-1"},
+		{"result/archive", "planner exec-1 feed-1 writer-1 index-1 pricer store auditor bob clerk witness aud-1", "store"},
 		{"service/lookup", "index-1", "planner exec-1"},
 		{"service/price", "pricer", "exec-1"},
 		{"pair/bob~planner", "bob planner", "bob planner"},
@@ -36,7 +36,7 @@ func TestMembership(t *testing.T) {
 		{"service/summarise", "", ""},
 	} {
 		ch := policy.MustParseChannel(test.channel)
-		for _, agent := range strings.Fields("planner exec-1 exec-3 feed-1 writer-1 index-1 pricer store auditor bob gone operator broker Planner * planner.x") {
+		for _, agent := range strings.Fields("planner exec-1 exec-3 feed-1 writer-1 index-1 pricer store auditor bob clerk witness aud-1 gone operator broker Planner * planner.x") {
 			if got, want := p.CanRead(ch, agent), contains(test.readers, agent); got != want {
 				t.Errorf("%s reads %s: %v, want %v", agent, ch, got, want)
 			}
@@ -97,8 +97,8 @@ func TestRequests(t *testing.T) {
 
 func TestRevoked(t *testing.T) {
 	const rules = `
-topics: {t: {publish: [bob, "*"], subscribe: [bob, "b*b"]}}
-queues: {q: {enqueue: [bob], work: [bob]}}
+topics: {t: {publish: [bob, "*"], subscribe: [bob, "b*b"], audit: [bob], retain: 1d}}
+queues: {q: {enqueue: [bob], work: [bob], read: [bob], audit: ["*"]}}
 services: {s: {call: [bob, alice], serve: ["*"]}}
 direct: [{from: ["*"], to: ["*"]}]
 `
@@ -112,6 +112,11 @@ direct: [{from: ["*"], to: ["*"]}]
 		"pair":        func(p *policy.Policy) bool { return p.PairAllowed("alice", "bob") },
 		"permissions": func(p *policy.Policy) bool { return !p.Permissions("bob").Empty() },
 		"channels":    func(p *policy.Policy) bool { return len(p.Channels("bob")) > 0 },
+		"audited":     func(p *policy.Policy) bool { return len(p.Audited("bob")) > 0 },
+		"works":       func(p *policy.Policy) bool { return p.MayWork("q", "bob") },
+		"audits": func(p *policy.Policy) bool {
+			return p.CanAudit(policy.MustParseChannel("topic/t"), "bob") || p.CanAudit(policy.MustParseChannel("queue/q"), "bob")
+		},
 	} {
 		if !may(before) || may(after) {
 			t.Errorf("%s: %v before and %v after bob is revoked", what, may(before), may(after))
@@ -137,8 +142,9 @@ direct: [{from: ["*"], to: ["*"]}]
 }
 
 func TestKnown(t *testing.T) {
-	p := mustParse(t, head+"topics: {t: {publish: [a], subscribe: [\"b-*\"]}}\ndirect: [{from: [c], to: [d, gone]}]\nrevoked: [gone]\n")
-	for agent, want := range map[string]bool{"a": true, "b-1": true, "c": true, "d": true, "b": false, "e": false, "gone": false, "": false, "b-*": false, "b-.": false} {
+	p := mustParse(t, head+"topics: {t: {publish: [a], subscribe: [\"b-*\"], audit: [f], retain: 1d}}\n"+
+		"queues: {q: {enqueue: [a], work: [a], read: [\"g*\"], audit: [gone, h]}}\ndirect: [{from: [c], to: [d, gone]}]\nrevoked: [gone]\n")
+	for agent, want := range map[string]bool{"f": true, "g": true, "g1": true, "h": true, "a": true, "b-1": true, "c": true, "d": true, "b": false, "e": false, "gone": false, "": false, "b-*": false, "b-.": false} {
 		if got := p.Known(agent); got != want {
 			t.Errorf("Known(%q) = %v", agent, got)
 		}
@@ -151,6 +157,8 @@ func TestChannels(t *testing.T) {
 		"planner":  "[queue/archive queue/summarise result/archive result/summarise service/lookup topic/news topic/prices]",
 		"writer-1": "[queue/archive queue/summarise result/archive result/summarise topic/news]",
 		"pricer":   "[queue/archive result/archive service/price topic/news]",
+		"clerk":    "[queue/archive queue/summarise result/archive result/summarise topic/news]",
+		"witness":  "[queue/archive result/archive topic/news]",
 		"exec-3":   "[]",
 		"operator": "[]",
 	} {
@@ -227,7 +235,7 @@ func thousand(b testing.TB) *policy.Policy {
 	for i := range 1000 {
 		fmt.Fprintf(&text, "      - \"team-%d-*\"\n", i)
 	}
-	text.WriteString("direct:\n")
+	text.WriteString("queues: {q: {enqueue: [alice], work: [bob], read: [clerk], audit: [\"aud-*\"]}}\ndirect:\n")
 	for i := range 100 {
 		fmt.Fprintf(&text, "  - {from: [\"team-%d-*\"], to: [\"hub-*\"]}\n", i)
 	}
@@ -236,10 +244,14 @@ func thousand(b testing.TB) *policy.Policy {
 
 func TestQuestionsDoNotAllocate(t *testing.T) {
 	p, ch := thousand(t), policy.MustParseChannel("topic/prices")
+	queue := policy.MustParseChannel("queue/q")
 	pair := policy.MustParseChannel("pair/hub-1~team-99-x")
 	for what, f := range map[string]func() bool{
 		"CanRead":    func() bool { return p.CanRead(ch, "team-999-x") },
 		"CanWrite":   func() bool { return p.CanWrite(ch, "feed") },
+		"CanAudit":   func() bool { return p.CanAudit(queue, "aud-7") },
+		"read":       func() bool { return p.CanRead(queue, "clerk") },
+		"MayWork":    func() bool { return p.MayWork("q", "bob") },
 		"pair":       func() bool { return p.CanRead(pair, "hub-1") },
 		"MayRequest": func() bool { return p.MayRequest("team-99-x", "hub-1") },
 		"MayReply":   func() bool { return p.MayReply("hub-1", "team-99-x") },

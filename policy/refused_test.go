@@ -77,7 +77,7 @@ var refused = []struct {
 		`2: the policy has no field "revison": write "revision"`,
 		`3: the policy has no field "topic": write "topics"`}},
 	{"unknown field", head + "quota: 3\n", []string{
-		`3: the policy has no field "quota": remove it, or write one of trust_domain, revision, previous, operators, topics, queues, services, direct, revoked`}},
+		`3: the policy has no field "quota": remove it, or write one of trust_domain, revision, previous, operators, topics, queues, services, direct, revoked, max_card_age, destroyed`}},
 	{"field twice", head + "revoked: []\nrevision: 8\n", []string{`4: "revision" stands here and on line 2: keep one of them`}},
 	{"revision 0", "trust_domain: example.org\nrevision: 0\n", []string{
 		`2: revision is 0: write 1 for the first policy, and count up with every change`}},
@@ -154,8 +154,8 @@ var refused = []struct {
 		`4: topic "prices" has no field "subscirbe": write "subscribe"`,
 		`4: topic "prices" has no field "max-age": write "max_age"`}},
 	{"fields of other kinds", head + "topics:\n  t: {publish: [a], subscribe: [b], work: [c]}\nqueues:\n  q: {enqueue: [a], work: [b], max_age: 30s}\nservices:\n  s: {call: [a], serve: [b], signed: false}\n", []string{
-		`4: topic "t" has no field "work": remove it, or write one of publish, subscribe, max_age, retain, signed, pad, rotate, history`,
-		`6: queue "q" has no field "max_age": remove it, or write one of enqueue, work, retain, signed, pad, rotate, history`,
+		`4: topic "t" has no field "work": remove it, or write one of publish, subscribe, audit, max_age, retain, signed, pad, rotate, history`,
+		`6: queue "q" has no field "max_age": remove it, or write one of enqueue, work, read, audit, retain, signed, pad, rotate, history`,
 		`8: service "s" has no field "signed": remove it, or write one of call, serve, pad, rotate`}},
 	{"nobody", head + "topics:\n  prices: {publish: []}\nqueues:\n  q: {work: [a]}\nservices:\n  s: {call: [a], serve: []}\n", []string{
 		`4: nobody may subscribe to topic "prices": add subscribe: [name], or remove the entry`,
@@ -290,6 +290,66 @@ queues:
 		`8: "spiffe://example.org/agent/eve" is no agent's name: write it as it stands after /agent/ in the certificate, such as eve`}},
 	{"revoked no list", head + "revoked: bob\n", []string{`3: revoked is a list: write [bob]`}},
 	{"revoked empty", head + "revoked:\n", []string{`3: revoked is a list: write [name]`}},
+
+	// Auditing.
+	{"auditors", head + "topics:\n  t: {publish: [a], subscribe: [b], audit: [w]}\n  u: {publish: [a], subscribe: [b], audit: [], retain: 1d}\n" +
+		"  v: {publish: [a], subscribe: [b], audit: w, retain: 1d}\n  w: {publish: [a], subscribe: [b], audit: [\"*r\"], retain: 1d}\n" +
+		"  x: {publish: [a], subscribe: [b], audit: [w], retian: 1d}\n  y: {publish: [a], subscribe: [b], audit: [w], retain: 0}\n", []string{
+		`4: there is nothing to audit, because the broker keeps nothing of topic "t": add retain: 90d, or remove audit`,
+		`5: audit of topic "u" is empty: name an agent, or remove the field`,
+		`6: audit of topic "v" is a list: write [w]`,
+		`7: "*r" also matches "broker", a name that no agent may use: write more of the names, as in "agent-*", or list them`,
+		`8: topic "x" has no field "retian": write "retain"`,
+		`9: retain of topic "y" is 0: write a duration, such as 90d, or remove the field`}},
+	{"readers of queues", head + "queues:\n  q: {enqueue: [a], work: [b], read: []}\n  r: {enqueue: [a], work: [b], read: [c, c], audit: [Bob]}\n" +
+		"  s: {enqueue: [a], work: [b], reads: [c]}\ntopics:\n  t: {publish: [a], subscribe: [b], read: [c]}\nservices:\n  u: {call: [a], serve: [b], audit: [c]}\n", []string{
+		`4: read of queue "q" is empty: name an agent, or remove the field`,
+		`5: "c" stands twice in read of queue "r", first on line 5: remove one`,
+		`5: "Bob" matches no agent: names have a-z, 0-9, - and _ and start with a letter or digit, such as bob`,
+		`6: queue "s" has no field "reads": write "read"`,
+		`8: topic "t" has no field "read": remove it, or write one of publish, subscribe, audit, max_age, retain, signed, pad, rotate, history`,
+		`10: service "u" has no field "audit": remove it, or write one of call, serve, pad, rotate`}},
+	{"max_card_age", head + "max_card_age: 59m\n", []string{`3: max_card_age of the policy is 59m: write at least 1h`}},
+	{"max_card_age too long", head + "max_card_age: 3651d\n", []string{`3: max_card_age of the policy is 3651d: write at most 3650d`}},
+	{"max_card_age a number", head + "max_card_age: 7\n", []string{`3: max_card_age of the policy is "7": it has no unit: write 7s, 7m, 7h or 7d`}},
+
+	// Destroyed keys.
+	{"destroyed no list", head + "destroyed: topic/t\n", []string{`3: destroyed is a list: write ["topic/t"]`}},
+	{"destroyed empty", head + "destroyed:\n", []string{
+		`3: destroyed is a list: write [{channel: topic/prices, before: "2026-11-01T00:00:00Z"}]`}},
+	{"destroyed", head + "services: {s: {call: [a], serve: [b]}}\nqueues: {q: {enqueue: [a], work: [b]}}\ndestroyed:\n" +
+		"  - topic/t\n  - {chanel: service/s, before: \"2026-11-01T00:00:00Z\"}\n  - {channel: service/s}\n  - {before: \"2026-11-01T00:00:00Z\"}\n" +
+		"  - {channel: service/t, before: \"2026-11-01T00:00:00Z\"}\n  - {channel: topic/prices, before: \"2026-11-01T00:00:00Z\"}\n" +
+		"  - {channel: prices, before: \"2026-11-01T00:00:00Z\"}\n  - {channel: result/q, before: \"2026-11-01T00:00:00Z\"}\n" +
+		"  - {channel: pair/a~b, before: \"2026-11-01T00:00:00Z\"}\n  - {channel: service/s, before: \"2026-11-01T00:00:00Z\"}\n" +
+		"  - {channel: service/s, before: \"2026-11-02T00:00:00Z\"}\n", []string{
+		`6: an entry of destroyed needs fields: write {channel: topic/prices, before: "2026-11-01T00:00:00Z"}`,
+		`7: an entry of destroyed has no field "chanel": write "channel"`,
+		`8: this entry of destroyed says not until when: add before: "2026-11-01T00:00:00Z", a time in UTC`,
+		`9: this entry of destroyed says not which keys: add channel: topic/<name>, queue/<name> or service/<name>`,
+		`10: there is no service "t", so nothing would be destroyed: keep it in the policy for as long as this entry, or remove the entry`,
+		`11: there is no topic "prices", so nothing would be destroyed: keep it in the policy for as long as this entry, or remove the entry`,
+		`12: channel is "prices": write topic/<name>, queue/<name> or service/<name>`,
+		`13: result/q goes with its queue: write queue/q, which destroys the keys of both`,
+		`14: pair/a~b is of two agents, and nothing of it is kept: write a topic, queue or service`,
+		`16: service/s stands in destroyed on line 15 already: keep the entry with the later time`}},
+	{"destroyed of a channel that is misspelt", head + "topics: {prices: {publish: [a], subscribe: [b]}}\ndestroyed: [{channel: topic/price, before: \"2026-11-01T00:00:00Z\"}]\n", []string{
+		`4: there is no topic "price", so nothing would be destroyed: did you mean topic/prices?`}},
+	{"destroyed before", head + "queues: {q: {enqueue: [a], work: [b]}}\ndestroyed:\n" +
+		"  - {channel: queue/q, before: 2026-11-01T00:00:00Z}\n  - {channel: queue/q, before: \"2026-11-01\"}\n" +
+		"  - {channel: queue/q, before: \"2026-11-01T02:00:00+02:00\"}\n  - {channel: queue/q, before: \"2026-11-01T00:00:00.5Z\"}\n" +
+		"  - {channel: queue/q, before: \"1969-12-31T23:59:59Z\"}\n  - {channel: queue/q, before: \"0001-01-01T00:00:00Z\"}\n" +
+		"  - {channel: queue/q, before: \"2026-02-30T00:00:00Z\"}\n  - {channel: queue/q, before: [now]}\n  - {channel: queue/q, before: \"\"}\n  - {channel: queue/q, before: }\n", []string{
+		`5: before of an entry of destroyed is 2026-11-01T00:00:00Z without quotes: put it in quotes, "2026-11-01T00:00:00Z"`,
+		`6: before of an entry of destroyed is "2026-11-01": write a time in UTC, such as "2026-11-01T00:00:00Z"`,
+		`7: before of an entry of destroyed is "2026-11-01T02:00:00+02:00": write it in UTC and whole seconds, "2026-11-01T00:00:00Z"`,
+		`8: before of an entry of destroyed is "2026-11-01T00:00:00.5Z": write it in UTC and whole seconds, "2026-11-01T00:00:00Z"`,
+		`9: before of an entry of destroyed is "1969-12-31T23:59:59Z": write a time in UTC, such as "2026-11-01T00:00:00Z"`,
+		`10: before of an entry of destroyed is "0001-01-01T00:00:00Z": write a time in UTC, such as "2026-11-01T00:00:00Z"`,
+		`11: before of an entry of destroyed is "2026-02-30T00:00:00Z": write a time in UTC, such as "2026-11-01T00:00:00Z"`,
+		`12: before of an entry of destroyed is a list here: write one value`,
+		`13: before of an entry of destroyed is empty: write a value`,
+		`14: before of an entry of destroyed is empty: write a value`}},
 }
 
 func TestParseRefuses(t *testing.T) {

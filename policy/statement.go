@@ -25,9 +25,9 @@ type claims struct {
 }
 
 // Sign parses a policy's text and signs it with an operator's key, as of the time now. The error is an [*Errors] when
-// the text is refused. The text is signed as it stands, with its comments.
+// the text is refused, also for keys that it destroys until after now. The text is signed as it stands, with its comments.
 func Sign(text []byte, key *identity.OperatorKey, now time.Time) ([]byte, error) {
-	p, err := Parse(text)
+	p, err := parse(text, now)
 	if err != nil {
 		return nil, err
 	}

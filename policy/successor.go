@@ -25,7 +25,8 @@ func (p *Policy) CheckSuccessor(current *Policy) error {
 
 // ReadersLost reports whether anybody who could read or write a channel under an earlier policy no longer can, so that
 // a channel key from then must not be used any more. It may say yes where nobody was lost (a glob replaced by several that
-// match the same names), never no where somebody was. Agents gained do not count. Without an earlier policy it says yes.
+// match the same names), never no where somebody was. Agents gained do not count, and auditors hold no key. Without an
+// earlier policy it says yes.
 func (p *Policy) ReadersLost(prev *Policy, ch Channel) bool {
 	switch {
 	case prev == p:
@@ -35,15 +36,15 @@ func (p *Policy) ReadersLost(prev *Policy, ch Channel) bool {
 	case ch.kind == KindPair:
 		return prev.PairAllowed(ch.a, ch.b) && !p.PairAllowed(ch.a, ch.b)
 	}
-	oldWrite, oldRead, _, ok := prev.sides(ch)
+	old, ok := prev.sides(ch)
 	if !ok {
 		return false
 	}
-	write, read, _, ok := p.sides(ch)
+	now, ok := p.sides(ch)
 	if !ok {
 		return true
 	}
-	return p.lost(prev, oldWrite, write) || p.lost(prev, oldRead, read)
+	return p.lost(prev, old.write, now.write) || p.lost(prev, old.read, now.read) || p.lost(prev, old.also, now.also)
 }
 
 // lost reports whether a name that the old list matched is not matched by the new one, or was revoked since.

@@ -36,6 +36,13 @@ func TestReadersLost(t *testing.T) {
 		{"topic new", "revoked: []", "topics: {t: {publish: [a], subscribe: [b]}}", ""},
 		{"worker removed", "queues: {q: {enqueue: [a], work: [b, c]}}", "queues: {q: {enqueue: [a], work: [b]}}", "queue/q result/q"},
 		{"enqueuer removed", "queues: {q: {enqueue: [a, c], work: [b]}}", "queues: {q: {enqueue: [a], work: [b]}}", "queue/q result/q"},
+		{"reader of tasks removed", "queues: {q: {enqueue: [a], work: [b], read: [c]}}", "queues: {q: {enqueue: [a], work: [b]}}", "queue/q result/q"},
+		{"reader of tasks added", "queues: {q: {enqueue: [a], work: [b]}}", "queues: {q: {enqueue: [a], work: [b], read: [c]}}", ""},
+		{"reader of tasks revoked", "queues: {q: {enqueue: [a], work: [b], read: [\"c*\"]}}", "queues: {q: {enqueue: [a], work: [b], read: [\"c*\"]}}\nrevoked: [c1]", "queue/q result/q"},
+		{"worker may only read", "queues: {q: {enqueue: [a], work: [b, c]}}", "queues: {q: {enqueue: [a], work: [b], read: [c]}}", "queue/q result/q"},
+		{"auditor removed", "topics: {t: {publish: [a], subscribe: [b], audit: [c], retain: 1d}}\nqueues: {q: {enqueue: [a], work: [b], audit: [c]}}",
+			"topics: {t: {publish: [a], subscribe: [b], retain: 1d}}\nqueues: {q: {enqueue: [a], work: [b]}}", ""},
+		{"auditor revoked", "queues: {q: {enqueue: [a], work: [b], audit: [c, d]}}", "queues: {q: {enqueue: [a], work: [b], audit: [c, d]}}\nrevoked: [d]", ""},
 		{"server removed", "services: {s: {call: [a], serve: [b, c]}}", "services: {s: {call: [a], serve: [c]}}", "service/s pair/a~b"},
 		{"rule removed", "direct: [{from: [a], to: [b, c]}]", "direct: [{from: [a], to: [c]}]", "pair/a~b"},
 		{"rule turned round", "direct: [{from: [a], to: [b]}]", "direct: [{from: [b], to: [a]}]", ""},
@@ -82,7 +89,7 @@ func TestReadersLostMissesNobody(t *testing.T) {
 		if rng.IntN(3) == 0 {
 			revoked = []string{"a", "ab", "aab"}[rng.IntN(3)]
 		}
-		return mustParse(t, head+"topics: {t: {publish: ["+pick()+"], subscribe: ["+pick()+"]}}\nqueues: {t: {enqueue: ["+pick()+"], work: [x]}}\n"+
+		return mustParse(t, head+"topics: {t: {publish: ["+pick()+"], subscribe: ["+pick()+"]}}\nqueues: {t: {enqueue: ["+pick()+"], work: [x, "+pick()+"], read: ["+pick()+"], audit: ["+pick()+"]}}\n"+
 			"direct: [{from: ["+pick()+", y], to: ["+pick()+", x]}]\nrevoked: ["+revoked+"]\n")
 	}
 	agents := strings.Fields("a b c ab ba aab abb bab aabb x y")

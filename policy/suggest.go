@@ -17,7 +17,10 @@ func nearest(word string, known []string, n int) []string {
 		return nil
 	}
 	var list []candidate
-	most := min(max(2, len(word)/3), len(word)-1)
+	most := max(2, len(word)/3)
+	if len(word) < 5 {
+		most = min(1, len(word)-1) // "read" is not "pad"
+	}
 	for _, k := range known {
 		switch {
 		case len(word) > 2 && (strings.HasPrefix(word, k) || strings.HasPrefix(k, word)):

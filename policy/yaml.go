@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -25,7 +26,8 @@ const (
 
 // decoder collects the problems of one text.
 type decoder struct {
-	last     int // the text's last line: YAML counts one more where something is missing at the end
+	last     int       // the text's last line: YAML counts one more where something is missing at the end
+	signed   time.Time // when the text is being signed; zero: it is not
 	problems []Problem
 }
 
