@@ -60,17 +60,34 @@ func (rc *Receiver) admit(f *envelope.Frame, w *Want, now time.Time) (s *inSessi
 
 // directed checks that the frame belongs where it arrived.
 func (g *gate) directed(f *envelope.Frame, w *Want) (Reason, string) {
+	if reason, detail := w.meets(f); reason != 0 {
+		return reason, detail
+	}
+	if !g.only.IsZero() && string(f.Channel) != g.name {
+		return Misdirected, "of another channel"
+	}
+	return 0, ""
+}
+
+func (w *Want) meets(f *envelope.Frame) (Reason, string) {
 	switch {
+	case w.takesNote(f):
+		if !isNote(f) {
+			return Misdirected, "a control that is no session note of the channel"
+		}
 	case !w.Kinds.has(f.Kind):
 		return Misdirected, "a " + f.Kind.String() + " is not expected here"
 	case string(f.Recipient) != w.Recipient:
 		return Misdirected, "for another recipient"
 	case f.Ref != w.Ref:
 		return Misdirected, "answers something else"
-	case !g.only.IsZero() && string(f.Channel) != g.name:
-		return Misdirected, "of another channel"
 	}
 	return 0, ""
+}
+
+// takesNote reports whether a frame has to be a session note where it arrived.
+func (w *Want) takesNote(f *envelope.Frame) bool {
+	return w.Notes && f.Kind == envelope.KindControl && !w.Kinds.has(f.Kind)
 }
 
 // of reports whether a frame with the session's id is of the same sender and channel.
@@ -180,7 +197,10 @@ func entitled(p *policy.Policy, ch policy.Channel, sender, receiver string) Kind
 	}
 	switch ch.Kind() {
 	case policy.KindTopic:
-		return Kinds(envelope.KindEvent, envelope.KindControl)
+		if s, _ := p.Settings(ch); s.Retain > 0 {
+			return Kinds(envelope.KindEvent, envelope.KindControl)
+		}
+		return Kinds(envelope.KindEvent)
 	case policy.KindService:
 		return Kinds(envelope.KindRequest)
 	case policy.KindQueue:
@@ -200,18 +220,15 @@ func (g *gate) keyOf(s *senderSession, f *envelope.Frame) (k *chanKey, live bool
 	if c == nil {
 		return nil, false, "not joined"
 	}
-	if k = c.held(f.Key); k == nil || !k.reader {
+	if k = c.held(f.Key); k == nil || !k.reader || s.view.floorOf(s.channel).covers(timeOf(f)) {
 		return nil, false, ""
 	}
 	return k, c.opens(k.statement, s.sender.Name()), ""
 }
 
 // derive finds the AEAD of the session that a frame names.
-func (s *senderSession) derive(k *chanKey, f *envelope.Frame) error {
-	own, err := k.k.senderKey(s.name, s.senderID)
-	if err == nil {
-		s.aead, err = own.sessionAEAD(f.Session)
-	}
+func (s *senderSession) derive(k *chanKey, f *envelope.Frame) (err error) {
+	s.aead, err = k.sessionOf(s.name, s.senderID, f.Session)
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/internal/envelope"
@@ -35,7 +36,8 @@ type Attested struct {
 // Attest checks who has sealed a frame that a stream has kept, without a key of its channel: this agent need have no part
 // in that. The frame is one of the channel ch and as w says, and it is signed, whatever the policy says. As with
 // a StoredReceiver it may be of any age, the policy in force says who may send and whom it revokes, and its sender's card may
-// have expired since if the frame is at most MaxCardAge old. Nothing is remembered: the same frame may be attested any
+// have expired since if the frame is at most as old as the policy's max_card_age. It was there when the frame was sealed: the
+// frame is not from before the card's keys were drawn, as its id says, and before its certificate began. Nothing is remembered: the same frame may be attested any
 // number of times, and whether it was seen before, or is where it belongs, is the caller's to know.
 //
 // It fetches the sender's card where that is not here, and waits, until ctx ends, for one that is about to be
@@ -50,11 +52,10 @@ func (r *Ring) Attest(ctx context.Context, frame []byte, ch policy.Channel, w *W
 	b := scratches.Get().(*scratch)
 	defer b.release()
 	f := &b.frame
-	g := gate{ring: r, att: a, only: ch, name: ch.String()}
-	if err := g.parse(frame, f); err != nil {
+	if err := parseFrame(frame, f); err != nil {
 		return Attested{}, err
 	}
-	h, reason, detail := g.attributable(f, w)
+	h, reason, detail := attributable(f, w, ch, r.view.Load().policy, a.self.TrustDomain(), r.now())
 	if reason != 0 {
 		return Attested{}, reject(f, reason, detail)
 	}
@@ -68,24 +69,27 @@ func (r *Ring) Attest(ctx context.Context, frame []byte, ch policy.Channel, w *W
 	return attested(f, &h), nil
 }
 
-// attributable runs the checks that need no cryptography, in the order of the reasons.
-func (g *gate) attributable(f *envelope.Frame, w *Want) (h claims, reason Reason, detail string) {
-	if reason, detail := g.directed(f, w); reason != 0 {
+// attributable runs the checks that need no cryptography, in the order of the reasons: whether a frame that was here at
+// the time now is one of the channel ch that the policy p lets its sender send. It says nothing of cards.
+func attributable(f *envelope.Frame, w *Want, ch policy.Channel, p *policy.Policy, td spiffeid.TrustDomain, now time.Time) (h claims, reason Reason, detail string) {
+	if reason, detail := w.meets(f); reason != 0 {
 		return h, reason, detail
 	}
 	h, channelErr, senderErr := claimsOf(f)
 	switch {
 	case channelErr != nil:
 		return h, Misdirected, channelErr.Error()
+	case h.channel != ch:
+		return h, Misdirected, "of another channel"
 	case senderErr != nil:
 		return h, NotEntitled, senderErr.Error()
 	}
-	p, name := g.ring.view.Load().policy, h.sender.Name()
+	name := h.sender.Name()
 	if p.Revoked(name) {
 		return h, Revoked, ""
 	}
 	settings, ok := p.Settings(h.channel)
-	if !ok || h.sender.TrustDomain() != g.att.self.TrustDomain() {
+	if !ok || h.sender.TrustDomain() != td {
 		return h, NotEntitled, "the policy has no such channel for it"
 	}
 	s := senderSession{sender: h.sender, settings: settings, kinds: entitled(p, h.channel, name, h.channel.Other(name))}
@@ -95,8 +99,8 @@ func (g *gate) attributable(f *envelope.Frame, w *Want) (h claims, reason Reason
 	if !f.Signed() {
 		return h, Unsigned, "only a signature proves without a key who has sealed a frame"
 	}
-	if h.at.After(g.ring.now().Add(MaxClockLead)) {
-		return h, Stale, "its time is ahead of this machine's clock"
+	if h.at.After(now.Add(MaxClockLead)) {
+		return h, Stale, "its time is ahead of the clock where it was received"
 	}
 	return h, 0, ""
 }
@@ -105,7 +109,12 @@ func (g *gate) attributable(f *envelope.Frame, w *Want) (h claims, reason Reason
 func (r *Ring) speaker(ctx context.Context, f *envelope.Frame, h *claims) (*card, error) {
 	err := r.awaitStoredCard(ctx, h)
 	if err == nil {
-		if by := r.cards.get(h.sender, h.card); by != nil && by.standsFor(h.at, r.now()) {
+		by := r.cards.get(h.sender, h.card)
+		switch {
+		case by == nil || !by.standsFor(h.at, r.now(), r.view.Load().policy.MaxCardAge()):
+		case by.tooEarly(h.at):
+			return nil, reject(f, Stale, by.early())
+		default:
 			return by, nil
 		}
 		err = errors.New("the card is gone again")

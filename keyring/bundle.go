@@ -34,6 +34,10 @@ type Bundle struct {
 
 	ID    ulid.ULID // set by SealBundles: the frame's, and its first message's
 	Frame []byte    // set by SealBundles: the sealed frame, in memory that the next SealBundles with it uses again
+
+	session *outSession // of a frame that is counted, until it is said what became of it; else nil
+	seq     uint64
+	note    *SessionNote // that this is; else nil
 }
 
 // Seal appends the sealed frame of d to dst and returns it with the frame's id, which is its first message's too.
@@ -43,6 +47,9 @@ func (s *Sender) Seal(dst []byte, d *Draft) ([]byte, ulid.ULID, error) {
 	settings, err := s.settings()
 	if err != nil {
 		return dst, ulid.ULID{}, err
+	}
+	if s.counts(settings) {
+		return dst, ulid.ULID{}, errCounted
 	}
 	w := sealings.Get().(*sealing)
 	defer w.release()
@@ -77,14 +84,22 @@ func (b *Bundle) take(d *Draft, settings policy.Settings) error {
 // messages are still there, and the bundles may be sealed again. Numbers that were given to frames which then
 // could not be sealed are not given again: receivers count them as lost.
 func (s *Sender) SealBundles(bundles []*Bundle) error {
-	reuseFrames(bundles)
 	settings, err := s.settings()
+	if err == nil && s.counts(settings) {
+		err = errCounted
+	}
 	if err != nil {
+		reuseFrames(bundles)
 		return err
 	}
+	return s.sealBundles(bundles, settings)
+}
+
+func (s *Sender) sealBundles(bundles []*Bundle, settings policy.Settings) error {
+	reuseFrames(bundles)
 	switch {
 	case len(bundles) == 0:
-		return errors.New("keyring: no bundles to seal")
+		return errNoBundles
 	case len(bundles) > envelope.MaxLeaves:
 		return fmt.Errorf("%w: %d frames under one signature, at most %d are allowed", ErrTooLarge, len(bundles), envelope.MaxLeaves)
 	}
@@ -128,7 +143,7 @@ func (w *sealing) release() {
 	}
 }
 
-// seal appends to each bundle's Frame. It is the one way in which frames are sealed.
+// seal appends to each bundle's Frame.
 func (s *Sender) seal(w *sealing, bundles []*Bundle, settings policy.Settings) error {
 	var now time.Time
 	var err error
@@ -141,6 +156,11 @@ func (s *Sender) seal(w *sealing, bundles []*Bundle, settings policy.Settings) e
 	if err != nil {
 		return err
 	}
+	return s.sealIn(w, session, seq, bundles, settings)
+}
+
+// sealIn seals bundles in a session, with numbers from seq on. It is the one way in which frames are sealed.
+func (s *Sender) sealIn(w *sealing, session *outSession, seq uint64, bundles []*Bundle, settings policy.Settings) error {
 	h := envelope.Header{
 		Flags: flagsOf(settings), Session: session.id, Key: session.key.statement.id,
 		Channel: s.name, Sender: s.self, Card: s.att.own.card,
@@ -215,6 +235,9 @@ func (o *outSession) seal(w *sealing, h *envelope.Header, b *Bundle, depth uint8
 	plain := b.Messages.Plaintext(h.Padded())
 	start := len(b.Frame)
 	out := slices.Grow(b.Frame, h.FrameSize(len(plain), depth))
+	if b.session, b.seq = nil, h.Seq; o.count != nil {
+		b.session = o
+	}
 	if out, err = envelope.AppendHeader(out, h); err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/policy"
@@ -38,7 +40,9 @@ type card struct {
 	agent   identity.ID
 	id      ulid.ULID
 	keys    *peerKeys
+	begins  time.Time // when its keys were drawn, as its id says, or its certificates began, whichever is earlier
 	expires time.Time
+	hash    [32]byte
 	seen    time.Time // when the store said that this is the newest
 }
 
@@ -64,19 +68,32 @@ func signCard(o *own, src identity.Source, now time.Time) (raw []byte, expires t
 	return raw, expires, err
 }
 
+// claimedCard reads a card before it is verified, to learn whose it says it is, and until when it is valid.
+func claimedCard(raw []byte) (c cardClaims, err error) {
+	u, err := identity.ParseStatement(raw, typeCard)
+	if err == nil {
+		err = u.UnverifiedClaims(&c)
+	}
+	return c, err
+}
+
 // verifyCard believes a card: the chain verifies at the time at, and it names the agent and card it was asked for.
-func verifyCard(raw []byte, bundles identity.Source, self identity.ID, agent string, id ulid.ULID, at time.Time) (*card, error) {
+func verifyCard(raw []byte, bundles x509bundle.Source, td spiffeid.TrustDomain, agent string, id ulid.ULID, at time.Time) (*card, error) {
 	u, err := identity.ParseStatement(raw, typeCard)
 	if err != nil {
 		return nil, err
 	}
 	var c cardClaims
-	who, st, err := u.VerifySVID(bundles, self.TrustDomain(), at, &c)
+	who, st, err := u.VerifySVID(bundles, td, at, &c)
 	if err != nil {
 		return nil, err
 	}
+	var begins time.Time
 	expires := time.Unix(c.Expires, 0)
 	for _, cert := range st.Chain {
+		if begins.Before(cert.NotBefore) {
+			begins = cert.NotBefore
+		}
 		if expires.After(cert.NotAfter) {
 			return nil, errors.New("keyring: card outlives its certificate")
 		}
@@ -104,7 +121,10 @@ func verifyCard(raw []byte, bundles identity.Source, self identity.ID, agent str
 	if err != nil {
 		return nil, err
 	}
-	return &card{agent: who, id: id, keys: keys, expires: expires}, nil
+	if drawn := ulid.Time(id.Time()); drawn.Before(begins) {
+		begins = drawn
+	}
+	return &card{agent: who, id: id, keys: keys, begins: begins, expires: expires, hash: st.Hash}, nil
 }
 
 // cardBox keeps verified cards, fetching them when they are named. An agent chooses the id of its card, and
@@ -155,35 +175,36 @@ func (r *Ring) card(ctx context.Context, agent identity.ID, id ulid.ULID) (*card
 	if c := r.cards.cached(agent, id, r.now()); c != nil {
 		return c, nil
 	}
-	return r.fetchCard(ctx, agent, id, func(_ []byte, now time.Time) time.Time { return now })
+	c, _, err := r.fetchCard(ctx, agent, id, func(_ []byte, now time.Time) time.Time { return now })
+	return c, err
 }
 
 // fetchCard returns agent's card as it is in the store, verified at the time that the moment function says.
-func (r *Ring) fetchCard(ctx context.Context, agent identity.ID, id ulid.ULID, moment func(raw []byte, now time.Time) time.Time) (*card, error) {
+func (r *Ring) fetchCard(ctx context.Context, agent identity.ID, id ulid.ULID, moment func(raw []byte, now time.Time) time.Time) (*card, []byte, error) {
 	a, err := r.attachment()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	raw, err := a.store.Get(ctx, policy.BucketCards, policy.CardKey(agent.Name(), id.String()))
 	if errors.Is(err, ErrNotFound) {
-		return nil, fmt.Errorf("card %s of %s: %w", id, agent.Name(), err)
+		return nil, nil, fmt.Errorf("card %s of %s: %w", id, agent.Name(), err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("card %s of %s: %w: %w", id, agent.Name(), errStore, err)
+		return nil, nil, fmt.Errorf("card %s of %s: %w: %w", id, agent.Name(), errStore, err)
 	}
 	now := r.now()
-	c, err := verifyCard(raw, a.src, a.self, agent.Name(), id, moment(raw, now))
+	c, err := verifyCard(raw, a.src, a.self.TrustDomain(), agent.Name(), id, moment(raw, now))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if c.agent != agent {
-		return nil, fmt.Errorf("keyring: card of %s in the place of %s", c.agent, agent)
+		return nil, nil, fmt.Errorf("keyring: card of %s in the place of %s", c.agent, agent)
 	}
 	c.seen = now
 	r.cards.put(c)
-	return c, nil
+	return c, raw, nil
 }
 
 // awaitCard returns when agent's card is here. A card that is true but has expired is about to be renewed by an

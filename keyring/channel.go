@@ -23,23 +23,26 @@ type channel struct {
 	name string // ch's text
 
 	current atomic.Pointer[chanKey] // what to seal under; nil while there is none
+	loans   loans
 
-	mu      sync.Mutex
-	keys    map[uint32]*chanKey
-	changed chan struct{} // closed when keys, current or lastErr change
-	events  []event
-	stale   bool // look at the whole store again
-	seekers int  // who waits for keys of frames that were kept
-	lastErr error
+	mu   sync.Mutex
+	keys map[uint32]*chanKey
+	// Only run changes it, and reads it without mu.
+	statements map[keyName]*keyStatement
+	changed    chan struct{} // closed when keys, current or lastErr change
+	events     []event
+	stale      bool // look at the whole store again
+	seekers    int  // who waits for keys of frames that were kept
+	lastErr    error
 
 	wake chan struct{}
 
 	// Only run touches what follows.
 	stops       []func()
-	statements  map[keyName]*keyStatement
 	waiting     map[keyName]map[string]wrapEntry // wraps whose key statement has not arrived
 	joins       map[joinName]*join
 	makeAt      time.Time // when to make a key if none has come; zero: no need
+	barred      time.Time // none that is made before then would be fit; zero: that is now
 	rotateAt    time.Time // when to make a key because the current one is due; zero: not this agent's to do
 	askAt       time.Time // when to join once more; zero: no need
 	seekAt      time.Time // when to look and ask again for keys of frames that were kept; zero: no need
@@ -71,6 +74,7 @@ type chanKey struct {
 	k         secret // K; only if reader
 	reader    bool   // k is set
 	own       secret // this agent's K_s
+	loans     *loans // the channel's; nil until the key is held
 }
 
 func (k *chanKey) name() keyName { return keyName{k.statement.id, k.statement.commitment} }
@@ -220,6 +224,10 @@ func (c *channel) step(ctx context.Context) error {
 	for _, e := range events {
 		c.apply(ctx, e)
 	}
+	if k := c.unpublished; k != nil && c.destroyed(k.statement) {
+		k.forget()
+		c.unpublished = nil
+	}
 	c.choose()
 	c.judge()
 	c.plan(ctx)
@@ -329,11 +337,11 @@ func (c *channel) canWrite(name string) bool {
 }
 
 // fit reports whether this agent may seal under a key, and open live traffic sealed under it: its creator
-// may read the channel and is not revoked, and nobody has lost access since the policy that it was made
-// under. A key that a writer made is fit for that writer alone, and what it seals is for its readers.
+// may read the channel and is not revoked, nobody has lost access since the policy that it was made
+// under, and it is not destroyed. A key that a writer made is fit for that writer alone, and what it seals is for its readers.
 func (c *channel) fit(s *keyStatement) bool {
 	v := c.ring.view.Load()
-	if s.lapsed || s.revision < v.sinceOf(c.ch) || s.revision == v.policy.Revision() && s.policy != v.policy.Hash() {
+	if s.lapsed || v.destroys(s) || s.revision < v.sinceOf(c.ch) || s.revision == v.policy.Revision() && s.policy != v.policy.Hash() {
 		return false
 	}
 	return c.canRead(s.creator.Name()) || c.canWrite(s.creator.Name()) && s.creator == c.att.self
@@ -342,7 +350,7 @@ func (c *channel) fit(s *keyStatement) bool {
 // opens reports whether live traffic of a sender may be sealed under a key.
 func (c *channel) opens(s *keyStatement, sender string) bool {
 	v := c.ring.view.Load()
-	if s.lapsed || s.revision < v.sinceOf(c.ch) || s.revision == v.policy.Revision() && s.policy != v.policy.Hash() {
+	if s.lapsed || v.destroys(s) || s.revision < v.sinceOf(c.ch) || s.revision == v.policy.Revision() && s.policy != v.policy.Hash() {
 		return false
 	}
 	creator := s.creator.Name()
@@ -382,10 +390,15 @@ func (c *channel) newer(a, b *keyStatement) bool {
 
 // hold takes a key into use. A key under an id that another key has already is refused: whoever holds the
 // first would seal what whoever holds the second cannot read, or reads otherwise. But a reader's key takes the
-// place of a writer's, so that no writer keeps a reader's from anybody by choosing its id.
+// place of a writer's, so that no writer keeps a reader's from anybody by choosing its id. One that is destroyed is refused too.
 func (c *channel) hold(k *chanKey) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.destroyed(k.statement) { // asked under mu: a policy that is adopted now is in force before its keys are looked for
+		k.forget()
+		return errForgotten
+	}
+	c.loans.track(k)
 	have := c.keys[k.statement.id]
 	switch {
 	case have == nil:

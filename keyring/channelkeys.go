@@ -26,9 +26,8 @@ func (c *channel) applyKey(ctx context.Context, e policy.Entry, raw []byte) erro
 	if err != nil {
 		return err
 	}
-	if hash := u.Hash(); claimed.channel != c.ch || claimed.id != e.ID || claimed.creator.Name() != e.Author ||
-		[8]byte(hash[:8]) != e.Hash {
-		return errors.New("keyring: key statement under a name that is not its own")
+	if err := claimed.isAt(e, c.ch, u); err != nil {
+		return err
 	}
 	name := keyName{claimed.id, claimed.commitment}
 	// Two creators may claim one key, and a writer that does makes it look provisional: a reader's word counts.
@@ -47,7 +46,7 @@ func (c *channel) applyKey(ctx context.Context, e policy.Entry, raw []byte) erro
 		return nil
 	}
 	c.forgetStatement(s.creator)
-	c.statements[name] = s
+	c.state(s)
 	if j := c.joins[joinName{s.creator.Name(), s.card.String()}]; j != nil && c.provisional(s) {
 		j.due = c.ring.now().Add(c.turn(j.card)) // nobody has given it a key
 	}
@@ -64,6 +63,16 @@ func (c *channel) applyKey(ctx context.Context, e policy.Entry, raw []byte) erro
 	return err
 }
 
+// state takes in the statement of a key.
+func (c *channel) state(s *keyStatement) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.statements[keyName{s.id, s.commitment}] = s
+	if c.destroyed(s) {
+		c.broadcast() // who waits for it need not any more
+	}
+}
+
 // believe verifies a key statement under its creator's card. That may have expired since the key was made: then the key is only
 // for opening what was kept. Whoever stole an expired card's keys gains nothing by dating a key of its own back to then: a key
 // is taken only out of a wrap, made by an agent that may read the channel and whose card is valid now.
@@ -77,8 +86,8 @@ func (c *channel) believe(ctx context.Context, u *identity.Unverified, claimed *
 	if err != nil {
 		return nil, err
 	}
-	if s.lapsed = !creator.validAt(now); s.lapsed && !ulid.Time(s.created.Time()).Before(creator.expires) {
-		return nil, fmt.Errorf("keyring: key made by %s after its card had expired: %w", s.creator.Name(), identity.ErrExpired)
+	if s.lapsed = !creator.validAt(now); s.lapsed && !s.madeBefore(creator) {
+		return nil, errAfterCard(s)
 	}
 	return s, nil
 }
@@ -146,6 +155,8 @@ func (c *channel) forgetStatement(creator identity.ID) {
 		}
 	}
 	if n >= maxPerCreator && oldest != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		delete(c.statements, keyName{oldest.id, oldest.commitment})
 	}
 }
@@ -171,8 +182,12 @@ func (c *channel) wait(name keyName, key string, w wrapEntry) error {
 }
 
 // accept takes the key out of a wrap. It believes a wrap of an agent that may read the channel now, and a reader
-// that of the writer that made a provisional key; never one of anybody else, the broker least of all.
+// that of the writer that made a provisional key; never one of anybody else, the broker least of all. A key that is destroyed
+// stays where it is.
 func (c *channel) accept(ctx context.Context, s *keyStatement, e wrapEntry) error {
+	if c.destroyed(s) {
+		return nil // its wraps are still in the store
+	}
 	w := e.wrap
 	from := w.wrapper.Name()
 	provisional := w.wrapper == s.creator && c.canWrite(from) && c.isReader()

@@ -105,6 +105,9 @@ func (c *channel) deliverKeys(ctx context.Context, work []delivery) error {
 
 func (c *channel) deliverKey(ctx context.Context, d delivery) (done bool, err error) {
 	s := d.key.statement
+	if c.destroyed(s) {
+		return false, nil
+	}
 	if !c.canRead(d.to.name) && (!c.canWrite(d.to.name) || c.provisional(s)) {
 		return false, nil
 	}
@@ -132,6 +135,9 @@ func (c *channel) deliverKey(ctx context.Context, d delivery) (done bool, err er
 	raw, hash, err := sealWrap(c.att.own, c.att.self, s, to, role, k, c.ring.now())
 	if err != nil {
 		return false, err
+	}
+	if c.destroyed(s) { // just now
+		return false, nil
 	}
 	key := policy.WrapKey(c.ch, c.att.self.Name(), d.to.card, s.id, hash)
 	if err := c.att.store.Put(ctx, policy.BucketKeys, key, raw); err != nil {

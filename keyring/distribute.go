@@ -96,6 +96,9 @@ func (c *channel) judge() {
 		return
 	}
 	c.judged = v
+	if !c.untilKeys().IsZero() {
+		c.att.report(Report{Key: policy.KeyPrefix(c.ch), Err: c.tooEarly()})
+	}
 	for _, j := range c.joins {
 		switch role := c.roleNow(j.name); role {
 		case j.role:
@@ -154,6 +157,9 @@ func rendezvous(newcomer, card string) uint64 {
 func (c *channel) plan(ctx context.Context) {
 	cur := c.current.Load()
 	c.rotateAt = time.Time{}
+	if until := c.untilKeys(); !until.Equal(c.barred) {
+		c.barred, c.makeAt = until, time.Time{}
+	}
 	switch {
 	case c.roleNow(c.att.self.Name()) == "":
 		c.makeAt = time.Time{} // the policy has taken the channel from this agent
@@ -174,6 +180,12 @@ func (c *channel) plan(ctx context.Context) {
 				*at = until
 			}
 		}
+	}
+	if !c.barred.IsZero() && !c.makeAt.IsZero() {
+		c.makeAt = c.barred // and then anew
+		c.mu.Lock()
+		c.lastErr = c.tooEarly()
+		c.mu.Unlock()
 	}
 	c.planAsking(cur)
 	c.planSeeking()
@@ -409,12 +421,15 @@ func (c *channel) makeKey(ctx context.Context) error {
 	if err := c.deliverKeys(ctx, work); err != nil {
 		return err
 	}
+	if c.destroyed(s) {
+		return nil // just now
+	}
 	key := policy.KeyStatementKey(c.ch, s.creator.Name(), s.id, s.hash)
 	if err := c.att.store.Put(ctx, policy.BucketKeys, key, s.raw); err != nil {
 		return err
 	}
 	c.unpublished = nil
-	c.statements[k.name()] = s
+	c.state(s)
 	if err := c.hold(k); err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@
 // checks in the same order, but for what only makes sense live. It has no replay state. There is no live window: what is sealed may
 // wait for years. The policy in force decides who may send and who is revoked, whatever a frame's time says.
 //
-// A sender's card may have expired since the frame was sealed, if that was at most [MaxCardAge] ago. So whoever has stolen an expired
+// A sender's card may have expired since the frame was sealed, if that was at most the policy's max_card_age ago. So whoever has stolen an expired
 // instance's keys, and has the broker on its side, can date a frame back, for that long or until the name is revoked.
 //
 // A signed frame may be under any key of the channel that this agent was given, also one from before a rotation, or one that an agent
@@ -76,8 +76,22 @@
 // A key that nobody has any more is gone, and what was sealed under it with it. [Ring.AwaitStored] asks, and says no more than
 // that it has not come yet.
 //
+// A policy may destroy the keys of a channel that were made before some time. [Ring.AdoptPolicy] lets go of them, in memory and in
+// the state directory, and they do not come back; what was sealed under them is not opened any more, and does not wait for its
+// key: see [ErrKeyDestroyed]. Who has sealed it can be proven as before.
+//
 // [Ring.Attest] proves who has sealed a signed frame that was kept without opening it, to an agent that has no key of its channel, nor any part
-// in that. [Ring.Pseudonyms] are what stands for a value where the broker can see it: the same for all readers of a channel.
+// in that. A [Witness] proves the same long afterwards and with no store, from the policies, cards and keys that it is shown, to whoever knows
+// the authorities and the operators of then; [Ring.RawPolicy], [Ring.RawCard] and [Ring.KeyStatements] are where they come from.
+// [Ring.NoteSigner] signs notes with the card's key, for the checkpoints of a log. [Ring.Pseudonyms] are what stands for a value where the broker can see it: the same for all readers of a channel.
+//
+// # Counting what is kept
+//
+// Where a stream keeps all frames of a session, its sender counts them. [Ring.CountedSender] seals, with [Sender.SealCounted], session notes among the
+// frames: frames of kind control that say in their recipient, for everybody to read and for who has no key to verify, how the session
+// before ended, that this one is closed or idle, and which numbers were given up. [ParseSessionNote] reads them. Their sender is told what became
+// of each frame, by [Sender.Stored] or [Sender.GiveUp]. So what is missing of a session that has ended was taken out of the stream or never
+// got there. With a state directory, sessions are chained over restarts: sessions.enc says which was the last, and how it has ended.
 //
 // # At rest
 //

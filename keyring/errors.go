@@ -36,6 +36,10 @@ var (
 	// somebody, and the next one has not come yet. Join waits for it.
 	ErrNoKey = errors.New("keyring: no key yet")
 
+	// ErrKeyDestroyed is in the chain of a Rejection for NoKey where the policy has destroyed the key that the frame is sealed
+	// under: it will not be opened at any other time either.
+	ErrKeyDestroyed = errors.New("keyring: the key is destroyed")
+
 	// ErrTooLarge is returned by Seal and SealBundles for messages that do not fit into one frame.
 	ErrTooLarge = errors.New("keyring: message too large")
 )
@@ -94,7 +98,12 @@ type Rejection struct {
 	Sender  string
 	ID      ulid.ULID
 	Detail  string
+
+	cause error
 }
+
+// Unwrap returns ErrKeyDestroyed, or nil.
+func (r *Rejection) Unwrap() error { return r.cause }
 
 func (r *Rejection) Error() string {
 	s := "keyring: frame rejected: " + r.Reason.String()

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/identity/devca"
 	"github.com/sealbus/sealbus/internal/envelope"
@@ -139,6 +141,11 @@ func Example() {
 
 // agents makes a trust domain, its policy, and two agents that share a store.
 func agents(ctx context.Context) (planner, feed *keyring.Ring) {
+	_, _, planner, feed = trustDomain(ctx)
+	return planner, feed
+}
+
+func trustDomain(ctx context.Context) (authorities *x509bundle.Bundle, pin identity.Fingerprint, planner, feed *keyring.Ring) {
 	ca, err := devca.New("example.org")
 	if err != nil {
 		log.Fatal(err)
@@ -174,5 +181,5 @@ queues:
 		}
 		return ring
 	}
-	return attach("planner"), attach("feed-1")
+	return ca.Bundle(), operator.Fingerprint(), attach("planner"), attach("feed-1")
 }

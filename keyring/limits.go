@@ -1,15 +1,19 @@
 package keyring
 
-import "time"
+import (
+	"time"
+
+	"github.com/sealbus/sealbus/policy"
+)
 
 // Limits, all in one place. What is checked against them is checked before anything is allocated.
 const (
 	// MaxClockLead is how far ahead of this machine's clock a sender's may be.
 	MaxClockLead = 2 * time.Second
 
-	// MaxCardAge is how far back a frame may have been sealed whose sender's card has expired since. It is the same for all
-	// buses: the policy has no field for it.
-	MaxCardAge = 7 * 24 * time.Hour
+	// MaxCardAge is how far back a frame may have been sealed whose sender's card has expired since, where the policy has
+	// no max_card_age.
+	MaxCardAge = policy.DefaultMaxCardAge
 
 	// lapsedCardLife is how long an expired card is relied on until the store, and the authorities of the trust domain, are
 	// asked again.
@@ -17,6 +21,12 @@ const (
 
 	// renewalPatience is how long after a frame its sender may take to publish the card that it was sealed under, renewed.
 	renewalPatience = time.Minute
+
+	// What a Witness keeps.
+	maxPastPolicies = 4096  // that it believes
+	maxUnvouched    = 64    // policies that it does not believe, in case that changes
+	maxPastCards    = 65536 // with different keys
+	maxSameCard     = 8     // of one agent with one id and different keys
 
 	// MaxPseudonymValue is the longest value of Ring.Pseudonyms, in bytes.
 	MaxPseudonymValue = 1024
@@ -26,6 +36,22 @@ const (
 	// (section 8.3) allows under one key.
 	SessionFrames = 1 << 31
 	SessionLife   = time.Hour
+
+	// MaxUnderWay is how far a number of a counted session may be above one of which it is not known yet whether its frame is
+	// stored. So of a sender that was killed, no number is missing that is further below those that were stored.
+	MaxUnderWay = 4096
+
+	// MaxUnproven is how far below the highest number that is stored of a counted session a number can be missing without anybody being
+	// to blame: where the sender was killed before it could say that it had given it up. It follows from MaxUnderWay, which bounds
+	// how far a number is above one that is given up, that one's void note above it, and others above that.
+	MaxUnproven = 3 * MaxUnderWay
+
+	// MaxCounted and MaxNotes are how many bundles are sealed together on a counted channel, and how many session notes with them.
+	MaxCounted = 1024
+	MaxNotes   = 488
+
+	maxVoidSessions = 1024 // sessions of which numbers wait to be said to be void
+	maxEnds         = 64   // sessions of which it is not known that their ends have been said
 
 	// windowBits is the width of the sliding replay window of a session, in frames.
 	windowBits = 1024

@@ -22,6 +22,8 @@ type Want struct {
 	Recipient string    // what the header must name: the subject without its prefix
 	Ref       ulid.ULID // what it must answer; zero: nothing
 	Sender    string    // whose it must be, by name; empty: any entitled one's
+	Notes     bool      // session notes of the channel belong here too: frames of kind control, whose recipient is the note and whose one message is empty
+	Expired   bool      // of a frame that was kept: also one that has expired
 }
 
 // KindSet is a set of message kinds.
@@ -168,7 +170,7 @@ func (rc *Receiver) Unseal(frame []byte, w *Want, u *Unsealed) error {
 	now := rc.ring.now()
 	s, reason, detail := rc.admit(f, w, now)
 	if reason != 0 {
-		return reject(f, reason, detail)
+		return rc.refuse(f, reason, detail)
 	}
 	by := s.card
 	if by != nil && !by.validAt(now) {
@@ -178,11 +180,14 @@ func (rc *Receiver) Unseal(frame []byte, w *Want, u *Unsealed) error {
 	defer b.release()
 	plain, reason := rc.authentic(f, s.aead, by, b)
 	if reason != 0 {
-		return reject(f, reason, "")
+		return rc.refuse(f, reason, "")
 	}
 	u.at, u.session, u.want = rc, s, *w
 	// What is wrong with the content is told by Accept, when the frame counts as received.
 	u.messages, u.content = readContent(f, plain, u.messages, &b.tree)
+	if u.content == "" && w.takesNote(f) {
+		u.content = notEmpty(u.messages)
+	}
 	return nil
 }
 
@@ -221,7 +226,7 @@ func (rc *Receiver) Accept(u *Unsealed, out *Opened) error {
 	if s.view != rc.ring.view.Load() {
 		again, reason, detail := rc.admit(f, &u.want, rc.ring.now())
 		if reason != 0 {
-			return reject(f, reason, detail)
+			return rc.refuse(f, reason, detail)
 		}
 		if again.card == nil {
 			return reject(f, NoCard, "")
@@ -268,6 +273,8 @@ type scratch struct {
 	data  []byte
 	tree  envelope.Tree
 	frame envelope.Frame // for who has no other
+	trail envelope.Trail
+	names rootNames
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
@@ -283,14 +290,21 @@ func reject(f *envelope.Frame, reason Reason, detail string) error {
 
 // parse reads a frame, as long as the ring is open.
 func (g *gate) parse(frame []byte, f *envelope.Frame) error {
+	if err := parseFrame(frame, f); err != nil {
+		return err
+	}
+	if g.ring.ceiling.closed.Load() {
+		return ErrClosed
+	}
+	return nil
+}
+
+func parseFrame(frame []byte, f *envelope.Frame) error {
 	if err := envelope.Parse(frame, f); err != nil {
 		return &Rejection{Reason: Malformed, Detail: err.Error()}
 	}
 	if f.Seq > SessionFrames {
 		return reject(f, Malformed, "a sequence number past a session's end")
-	}
-	if g.ring.ceiling.closed.Load() {
-		return ErrClosed
 	}
 	return nil
 }
@@ -301,6 +315,8 @@ func (g *gate) authentic(f *envelope.Frame, aead tink.AEAD, by *card, b *scratch
 	b.data = envelope.AppendAssociatedData(b.data[:0], f.Head)
 	plain, err := aead.Decrypt(f.Ciphertext, b.data)
 	switch {
+	case errors.Is(err, ErrKeyDestroyed): // just now
+		return nil, NoKey
 	case err != nil:
 		return nil, BadSeal
 	case by == nil:

@@ -3,6 +3,7 @@ package keyring
 import (
 	"bytes"
 	"fmt"
+	"time"
 
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/policy"
@@ -18,6 +19,9 @@ type view struct {
 	// named counts from base.
 	since map[policy.Channel]uint64
 	base  uint64
+
+	// floors say which keys are destroyed, by this policy or one before it.
+	floors map[policy.Channel]floor
 
 	// earlier are the policies before, newest first, as far as they are remembered: for a channel that comes into
 	// use only now, and of which a message under a key from before may be on its way.
@@ -53,8 +57,8 @@ func (r *Ring) Policy() *policy.Policy {
 // It is signed by a pinned operator key or by one that the policy accepted before names. The error
 // wraps policy.ErrRollback for an older one, policy.ErrFork for another one under the same revision, which
 // an honest operator never signs, and policy.ErrUntrustedOperator for one that anybody else signed. Once it has
-// returned, nothing is sealed under a key that the policy makes unfit, and a state directory remembers the
-// policy; any other error is the directory's, and the policy is in force all the same.
+// returned, nothing is sealed under a key that the policy makes unfit, nothing is opened under one that it destroys, and a
+// state directory remembers the policy and holds no key that is destroyed; any other error is the directory's, and the policy is in force all the same.
 func (r *Ring) AdoptPolicy(raw []byte) error {
 	adopted, err := r.adopt(raw)
 	if err != nil || !adopted {
@@ -85,8 +89,10 @@ func (r *Ring) adopt(raw []byte) (adopted bool, err error) {
 			return false, nil
 		}
 	}
-	r.view.Store(nextView(old, p, raw, r.inUse()))
+	v := nextView(old, p, raw, r.inUse(), r.now())
+	r.view.Store(v)
 	r.roots.drop()
+	r.shred(v)
 	for _, c := range r.channels {
 		c.choose() // here and not only by the channel's own goroutine, which may be waiting for the store
 		c.resync() // what was not believed under the policy before may be now
@@ -111,11 +117,13 @@ func (r *Ring) inUse() []policy.Channel {
 
 // nextView carries the history of the channels in use over to a newer policy. What is not in use starts
 // at the oldest revision that is remembered: the caution costs a new key, no more.
-func nextView(old *view, p *policy.Policy, raw []byte, inUse []policy.Channel) *view {
+func nextView(old *view, p *policy.Policy, raw []byte, inUse []policy.Channel, now time.Time) *view {
 	v := &view{policy: p, raw: raw, since: make(map[policy.Channel]uint64), base: p.Revision()}
 	if old == nil {
+		v.floors = floorsOf(nil, p, now)
 		return v
 	}
+	v.floors = floorsOf(old.floors, p, now)
 	v.earlier = append([]*view{{policy: old.policy, since: old.since, base: old.base}}, old.earlier...)
 	v.earlier = v.earlier[:min(len(v.earlier), maxEarlier)]
 	carry := func(ch policy.Channel) {

@@ -55,7 +55,10 @@ type Ring struct {
 	cards   cardBox
 	roots   rootCache
 	ceiling ceiling
+	ends    sessionEnds
 	view    atomic.Pointer[view]
+
+	restored atomic.Pointer[savedState] // what the state directory held, but for keys that are destroyed; it is not changed
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -63,9 +66,9 @@ type Ring struct {
 
 	mu       sync.Mutex
 	own      *own
-	restored *savedState // what the state directory held, until the agent is known
 	att      *attachment
 	channels map[policy.Channel]*channel
+	counted  map[policy.Channel]*Sender
 	closed   bool
 	done     chan struct{} // closed when Close is through
 }
@@ -163,8 +166,9 @@ func (r *Ring) become(a *attachment) error {
 		return ErrClosed
 	case r.att != nil:
 		return ErrAttached
-	case r.restored != nil && r.restored.Agent != "" && r.restored.Agent != a.self.String():
-		return fmt.Errorf("keyring: the state directory belongs to %s, not to %s", r.restored.Agent, a.self)
+	}
+	if s := r.restored.Load(); s != nil && s.Agent != "" && s.Agent != a.self.String() {
+		return fmt.Errorf("keyring: the state directory belongs to %s, not to %s", s.Agent, a.self)
 	}
 	if r.own == nil {
 		id, err := r.ids.next()
@@ -290,7 +294,7 @@ func (r *Ring) channel(ch policy.Channel) (*channel, error) {
 	c := r.channels[ch]
 	if c == nil {
 		c = newChannel(r, a, ch)
-		c.restore(r.restored)
+		c.restore(r.restored.Load())
 		r.channels[ch] = c
 		r.wg.Go(func() { c.run(r.ctx) })
 	}
@@ -313,8 +317,9 @@ func (r *Ring) Close(ctx context.Context) error {
 	r.ceiling.closed.Store(true)
 	r.cancel()
 	r.wg.Wait()
+	err := r.finishSessions()
 	if r.storage != nil {
-		return errors.Join(r.saveState(a, all), r.ceiling.settle(r.storage), r.storage.close())
+		return errors.Join(err, r.saveState(a, all), r.ceiling.settle(r.storage), r.storage.close())
 	}
 	for _, c := range all {
 		c.leave(ctx)

@@ -1,6 +1,8 @@
 package keyring
 
 import (
+	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
 	"sync"
@@ -87,7 +89,7 @@ func (r *rootCache) drop() {
 // verify checks the signature of a frame under its sender's card.
 func (r *rootCache) verify(f *envelope.Frame, by *card, b *scratch) bool {
 	g := &f.Signature
-	root, err := envelope.Root(envelope.Leaf(f.Head, f.Ciphertext), g.Depth, g.Index, g.Path)
+	root, err := b.trail.Root(envelope.Leaf(f.Head, f.Ciphertext), g.Depth, g.Index, g.Path)
 	if err != nil {
 		return false
 	}
@@ -96,7 +98,29 @@ func (r *rootCache) verify(f *envelope.Frame, by *card, b *scratch) bool {
 	if g.Depth == 0 { // no other frame has this root
 		return verify()
 	}
-	return r.once(rootOf(by.keys.signingPublic, g.Sig, b.data), verify)
+	return r.once(b.names.of(by.keys.signingPublic, g.Sig, b.data), verify)
+}
+
+// rootNames remembers the name that it has made last: the frames of one signature come one after another.
+type rootNames struct {
+	key       [ed25519.PublicKeySize]byte
+	signature [ed25519.SignatureSize]byte
+	signed    []byte
+	name      rootName
+}
+
+// of returns what rootOf returns.
+func (n *rootNames) of(public, sig, signed []byte) rootName {
+	if len(public) != ed25519.PublicKeySize || len(sig) != len(n.signature) {
+		return rootOf(public, sig, signed)
+	}
+	if !bytes.Equal(n.signed, signed) || !bytes.Equal(n.signature[:], sig) || !bytes.Equal(n.key[:], public) {
+		n.name = rootOf(public, sig, signed)
+		n.signed = append(n.signed[:0], signed...)
+		copy(n.signature[:], sig)
+		copy(n.key[:], public)
+	}
+	return n.name
 }
 
 func rootOf(public, sig, signed []byte) (sum rootName) {

@@ -28,6 +28,7 @@ type Sender struct {
 
 	mu      sync.Mutex
 	session *outSession
+	count   *counter // nil where sessions are not counted
 }
 
 // writing is what one policy says about writing to a channel.
@@ -44,6 +45,8 @@ type outSession struct {
 	aead tink.AEAD
 	born time.Time
 	seq  uint64 // the last one given, under the sender's mu
+
+	count *count // of a counted session, under the sender's mu; else nil
 }
 
 func (*Sender) String() string             { return redacted }
@@ -115,19 +118,36 @@ func (s *Sender) reserve(n int, now time.Time) (o *outSession, first uint64, err
 func (s *Sender) renew(n uint64, now time.Time) error {
 	cur := s.c.current.Load()
 	if cur == nil {
-		return fmt.Errorf("%w: none for %s is fit any more and no other has come; try again", ErrNoKey, s.c.name)
+		return s.noKey()
 	}
-	if o := s.session; o != nil && o.key == cur && o.seq+n <= SessionFrames && now.Sub(o.born) < SessionLife {
+	if o := s.session; o != nil && o.count == nil && o.goesOn(cur, n, now) {
 		return nil
 	}
+	o, err := s.newSession(cur, now)
+	if err != nil {
+		return err
+	}
+	s.session = o
+	return nil
+}
+
+// goesOn reports whether the session has room for n frames under a key.
+func (o *outSession) goesOn(cur *chanKey, n uint64, now time.Time) bool {
+	return o.key == cur && o.seq+n <= SessionFrames && now.Sub(o.born) < SessionLife
+}
+
+func (s *Sender) newSession(cur *chanKey, now time.Time) (*outSession, error) {
 	id, err := s.ring.ids.next()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	aead, err := cur.own.sessionAEAD(id)
+	aead, err := cur.session(id)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.session = &outSession{key: cur, id: id, aead: aead, born: now}
-	return nil
+	return &outSession{key: cur, id: id, aead: aead, born: now}, nil
+}
+
+func (s *Sender) noKey() error {
+	return fmt.Errorf("%w: none for %s is fit any more and no other has come; try again", ErrNoKey, s.c.name)
 }

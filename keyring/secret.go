@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/tink-crypto/tink-go/v2/aead"
@@ -35,18 +36,33 @@ const (
 // secret is the 32 bytes of a channel key K or of a writer's K_s; the zero value is none. It never prints: the
 // methods see to that where fmt may call them, and the function where it may not, inside an unexported field of
 // whatever struct. (A pointer would not do: fmt follows it for a verb that does not fit.)
-type secret struct{ reveal func() *[secretSize]byte }
+type secret struct {
+	reveal func() *[secretSize]byte // nil when it was let go of
+	erase  func()
+}
 
 // bytes returns the secret itself, nil if there is none. It is not to be changed.
 func (s secret) bytes() []byte {
 	if s.reveal == nil {
 		return nil
 	}
-	return s.reveal()[:]
+	if b := s.reveal(); b != nil {
+		return b[:]
+	}
+	return nil
+}
+
+// forget lets go of the secret, in every copy of s.
+func (s secret) forget() {
+	if s.erase != nil {
+		s.erase()
+	}
 }
 
 func secretOf(b *[secretSize]byte) secret {
-	return secret{func() *[secretSize]byte { return b }}
+	var p atomic.Pointer[[secretSize]byte]
+	p.Store(b)
+	return secret{p.Load, func() { p.Store(nil) }}
 }
 
 const redacted = "[redacted]"
@@ -69,6 +85,9 @@ func secretFrom(b []byte) (s secret, err error) {
 	}
 	return secretOf((*[secretSize]byte)(bytes.Clone(b))), nil
 }
+
+// errForgotten is for a key that was let go of while somebody was about to use it.
+var errForgotten = fmt.Errorf("%w: %w", ErrNoKey, ErrKeyDestroyed)
 
 // info is the input of every derivation: the label, then the parts, each behind its length as two
 // bytes, big-endian, so that no two lists of parts are the same bytes.
@@ -116,7 +135,11 @@ func handleOf(k key.Key) (*keyset.Handle, error) {
 }
 
 func (s secret) prfKey() (*hkdfprf.Key, error) {
-	return hkdfprf.NewKey(secretdata.NewBytesFromData(s.bytes(), insecuresecretdataaccess.Token{}), prfParameters)
+	b := s.bytes()
+	if b == nil {
+		return nil, errForgotten
+	}
+	return hkdfprf.NewKey(secretdata.NewBytesFromData(b, insecuresecretdataaccess.Token{}), prfParameters)
 }
 
 // derive is Derive(K, label, parts), its first size bytes.

@@ -29,6 +29,8 @@ type savedState struct {
 	Base    uint64            `json:"base"`
 	Since   map[string]uint64 `json:"since"`
 	Keys    []savedKey        `json:"keys"`
+
+	Destroyed map[string]savedFloor `json:"destroyed,omitempty"`
 }
 
 type savedKey struct {
@@ -53,6 +55,9 @@ var (
 func (r *Ring) restore() error {
 	var err error
 	if r.ceiling.floor, err = r.storage.loadCeiling(); err != nil {
+		return err
+	}
+	if err := r.ends.load(r.storage); err != nil {
 		return err
 	}
 	plain, err := r.storage.load(stateName)
@@ -80,7 +85,7 @@ func (r *Ring) restore() error {
 	if r.own, err = ownFrom(card, signing, hybridKey); err != nil {
 		return err
 	}
-	r.restored = &s
+	r.restored.Store(&s)
 	return r.restoreView(&s)
 }
 
@@ -115,7 +120,13 @@ func (r *Ring) restoreView(s *savedState) error {
 		}
 		v.since[ch] = since
 	}
+	floors, err := restoreFloors(s.Destroyed)
+	if err != nil {
+		return err
+	}
+	v.floors = floorsOf(floors, p, r.now())
 	r.view.Store(v)
+	r.shred(v)
 	return nil
 }
 
@@ -148,7 +159,7 @@ func (c *channel) restore(s *savedState) {
 			k.own = key
 		}
 		if err == nil {
-			c.statements[k.name()] = st
+			c.state(st)
 			err = c.hold(k)
 		}
 		if err != nil {
@@ -187,7 +198,7 @@ func (r *Ring) saveState(a *attachment, channels map[policy.Channel]*channel) er
 		return nil
 	}
 	s := savedState{Version: stateVersion, Agent: a.self.String(), Card: a.own.card.String(),
-		Policy: v.raw, Base: v.base, Since: make(map[string]uint64)}
+		Policy: v.raw, Base: v.base, Since: make(map[string]uint64), Destroyed: saveFloors(v.floors)}
 	for ch, since := range v.since {
 		s.Since[ch.String()] = since
 	}
@@ -217,10 +228,11 @@ func (r *Ring) saveState(a *attachment, channels map[policy.Channel]*channel) er
 
 // unused returns the restored keys of channels that this process has not used: they are kept.
 func (r *Ring) unused(channels map[policy.Channel]*channel) (keys []savedKey) {
-	if r.restored == nil {
+	s := r.restored.Load()
+	if s == nil {
 		return nil
 	}
-	for _, k := range r.restored.Keys {
+	for _, k := range s.Keys {
 		if _, st, err := claimedKey(k.Statement); err == nil && channels[st.channel] == nil {
 			keys = append(keys, k)
 		}
@@ -238,6 +250,9 @@ func (c *channel) saved() (keys []savedKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, k := range c.keys {
+		if c.destroyed(k.statement) {
+			continue // just now
+		}
 		s := savedKey{Statement: k.statement.raw, Reader: k.reader, Key: k.own.bytes(), Lapsed: k.statement.lapsed}
 		if k.reader {
 			s.Key = k.k.bytes()

@@ -75,6 +75,25 @@ func (c *keyClaims) statement() (*keyStatement, error) {
 	return s, nil
 }
 
+// isAt checks that a statement was found under its own name among those of a channel.
+func (s *keyStatement) isAt(e policy.Entry, ch policy.Channel, u *identity.Unverified) error {
+	if hash := u.Hash(); e.Kind != policy.EntryKey || e.Channel != ch || s.channel != ch || s.id != e.ID ||
+		s.creator.Name() != e.Author || [8]byte(hash[:8]) != e.Hash {
+		return errors.New("keyring: key statement under a name that is not its own")
+	}
+	return nil
+}
+
+// madeAt returns when the key was made, as its creator says.
+func (s *keyStatement) madeAt() time.Time { return ulid.Time(s.created.Time()) }
+
+// madeBefore reports whether the key was made before a card expired.
+func (s *keyStatement) madeBefore(c *card) bool { return s.madeAt().Before(c.expires) }
+
+func errAfterCard(s *keyStatement) error {
+	return fmt.Errorf("keyring: key made by %s after its card had expired: %w", s.creator.Name(), identity.ErrExpired)
+}
+
 // errSpelling is for values that say the same in another way: in upper case, with a line end inside.
 var errSpelling = errors.New("keyring: a claim is not spelled as this format has it")
 

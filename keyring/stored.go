@@ -15,9 +15,10 @@ import (
 // prints as "[redacted]".
 //
 // What differs from a Receiver: a frame may be of any age. Its sender's card may have expired since, if the
-// frame is at most MaxCardAge old. A signed frame may be under any key of the channel that this agent holds as a reader,
+// frame is at most as old as the policy's max_card_age. A signed frame may be under any key of the channel that this agent holds as a reader,
 // also one that is not fit for live traffic any more; one that is not signed only under a key that is, because whoever holds
-// K can make every writer's seal, and choose the time too. The policy in force says who may send, and whom it revokes.
+// K can make every writer's seal, and choose the time too. The policy in force says who may send, and whom it revokes. Who only
+// reads back what was, and acts on none of it, asks for what has expired too, by Want.Expired.
 type StoredReceiver struct {
 	gate
 
@@ -49,7 +50,7 @@ func (r *Ring) StoredReceiver(ch policy.Channel) (*StoredReceiver, error) {
 // any number of times. The error is a *Rejection or ErrClosed.
 //
 // After NoKey and NoCard the frame may be opened later: see Ring.AwaitStored. Stale is the reason also when the card of
-// its sender has expired and will not do any more. NotEntitled and Revoked are the word of the policy that this ring has
+// its sender has expired and will not do any more, and NoKey is for good where the error wraps ErrKeyDestroyed. NotEntitled and Revoked are the word of the policy that this ring has
 // accepted; there may be a newer one.
 func (sr *StoredReceiver) Open(frame []byte, w *Want, out *Opened) error {
 	lent := out.Messages
@@ -71,13 +72,16 @@ func (sr *StoredReceiver) open(frame []byte, w *Want, out *Opened) error {
 	now := sr.ring.now()
 	s, reason, detail := sr.admit(f, w, now)
 	if reason != 0 {
-		return reject(f, reason, detail)
+		return sr.refuse(f, reason, detail)
 	}
 	plain, reason := sr.authentic(f, s.aead, s.card, b)
 	if reason != 0 {
-		return reject(f, reason, "")
+		return sr.refuse(f, reason, "")
 	}
 	messages, wrong := readContent(f, plain, out.Messages[:0], &b.tree)
+	if wrong == "" && w.takesNote(f) {
+		wrong = notEmpty(messages)
+	}
 	if wrong != "" {
 		return reject(f, BadContent, wrong)
 	}
@@ -96,13 +100,13 @@ func (sr *StoredReceiver) admit(f *envelope.Frame, w *Want, now time.Time) (*sto
 	sr.mu.RLock()
 	s := sr.sessions[sessionKey{f.Session, f.Card, f.Key}]
 	sr.mu.RUnlock()
-	if s == nil || s.view != v || !s.of(f) || !s.card.standsFor(timeOf(f), now) || !f.Signed() && !s.live {
+	if s == nil || s.view != v || !s.of(f) || !s.card.standsFor(timeOf(f), now, v.policy.MaxCardAge()) || !f.Signed() && !s.live {
 		return sr.meet(v, f, w, now)
 	}
 	if reason := s.permits(f, w); reason != 0 {
 		return nil, reason, ""
 	}
-	if detail := untimely(f, now); detail != "" {
+	if detail := untimely(f, w, now); detail != "" {
 		return nil, Stale, detail
 	}
 	return s, 0, ""
@@ -118,12 +122,12 @@ func (sr *StoredReceiver) meet(v *view, f *envelope.Frame, w *Want, now time.Tim
 	if reason := s.permits(f, w); reason != 0 {
 		return nil, reason, ""
 	}
-	if detail := untimely(f, now); detail != "" {
+	if detail := untimely(f, w, now); detail != "" {
 		return nil, Stale, detail
 	}
-	at, by := timeOf(f), sr.ring.cards.get(s.sender, f.Card)
-	if by != nil && by.lapsedFor(at, now) {
-		return nil, Stale, by.lapse(at)
+	at, maxAge, by := timeOf(f), v.policy.MaxCardAge(), sr.ring.cards.get(s.sender, f.Card)
+	if by != nil && by.lapsedFor(at, now, maxAge) {
+		return nil, Stale, by.lapse(at, maxAge)
 	}
 	k, live, detail := sr.keyOf(&s.senderSession, f)
 	if k != nil && !live && !f.Signed() {
@@ -136,16 +140,16 @@ func (sr *StoredReceiver) meet(v *view, f *envelope.Frame, w *Want, now time.Tim
 	if err := s.derive(k, f); err != nil {
 		return nil, NoKey, err.Error()
 	}
-	if by != nil && by.standsFor(at, now) {
+	if by != nil && by.standsFor(at, now, maxAge) {
 		s.card = by
 	}
 	return s, 0, ""
 }
 
 // untimely says what is wrong with a frame's times by themselves; empty: nothing.
-func untimely(f *envelope.Frame, now time.Time) string {
+func untimely(f *envelope.Frame, w *Want, now time.Time) string {
 	switch at := uint64(now.UnixMilli()); {
-	case f.Expires != 0 && at >= f.Expires:
+	case f.Expires != 0 && at >= f.Expires && !w.Expired:
 		return "it has expired"
 	case f.ID.Time() > at+uint64(MaxClockLead.Milliseconds()):
 		return "its time is ahead of this machine's clock"

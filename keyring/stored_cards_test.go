@@ -2,6 +2,8 @@ package keyring
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -307,5 +309,38 @@ func TestStoredCardIsNotLive(t *testing.T) {
 		if more := w.store.count(".w.exec-1." + e.producer.own.card.String()); more != n {
 			t.Errorf("%d more wraps to an expired card", more-n)
 		}
+	})
+}
+
+// TestStoredCardAgeOfThePolicy: how old a frame of an expired card may be is the word of the policy in force, of each as it comes.
+func TestStoredCardAgeOfThePolicy(t *testing.T) {
+	auditedWorld(t, func(t *testing.T, h *hearing) {
+		s := h.w.shift(queue, h.worker, h.w.agentUntil("planner", time.Hour))
+		frame := s.seal(t, "x")
+		end := time.Now().Add(time.Hour)
+		adopt := func(revision int, age string) {
+			t.Helper()
+			raw := h.w.sign(strings.NewReplacer("revision: 1", fmt.Sprintf("revision: %d\nmax_card_age: %s", revision, age)).Replace(auditedPolicy))
+			check(t, h.auditor.AdoptPolicy(raw))
+			check(t, s.worker.AdoptPolicy(raw))
+		}
+		says := func(revision int, age string, want Reason) {
+			t.Helper()
+			adopt(revision, age)
+			if _, err := openStoredWithin(t, time.Second, s.worker, s.sr, frame, s.want); ReasonOf(err) != want || (err == nil) != (want == 0) {
+				t.Errorf("a worker under %s: %v, want %s", age, err, want)
+			}
+			h.attests(t, frame, queue, h.want, want)
+		}
+		says(2, "1h", 0) // the card is valid
+		pass(2 * time.Hour)
+		says(3, "1h", Stale)
+		says(4, "121m", 0)
+		says(5, "90m", Stale)
+		pass(30 * 24 * time.Hour)
+		says(6, "30d", Stale)
+		says(7, "31d", 0)
+		after := s.craft(t).at(t, end).frame(t)
+		h.attests(t, after, queue, h.want, Stale) // whatever the policy says of age
 	})
 }

@@ -289,6 +289,13 @@ func TestStoredTimes(t *testing.T) {
 		c := s.craft(t)
 		c.Expires = uint64(now.UnixMilli())
 		s.refuses(t, c.frame(t), Stale)
+		past := *s.want // who reads what was, and does nothing about it
+		past.Expired = true
+		var out Opened
+		if err := s.sr.Open(c.frame(t), &past, &out); err != nil || out.Expires.IsZero() {
+			t.Errorf("one that has expired: %v", err)
+		}
+		refusesAt(t, s.sr, s.craft(t).at(t, now.Add(MaxClockLead+time.Millisecond)).frame(t), &past, Stale)
 	})
 }
 

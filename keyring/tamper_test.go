@@ -174,7 +174,7 @@ func TestMoved(t *testing.T) {
 			f.Channel, f.Key = []byte("topic/gossip"), currentKey(t, reader, gossip).statement.id
 		}), p.want, BadSeal)
 		t.Log("as another kind")
-		mustReject(t, p.rc, rename(event, func(f *envelope.Frame) { f.Kind = envelope.KindControl }), &Want{Kinds: Kinds(envelope.KindControl), Recipient: p.subject}, BadSeal)
+		mustReject(t, p.rc, rename(event, func(f *envelope.Frame) { f.Kind = envelope.KindControl }), &Want{Kinds: Kinds(envelope.KindControl), Recipient: p.subject}, NotEntitled)
 		mustOpen(t, p.rc, event, p.want)
 
 		request := w.request(reader, exec)

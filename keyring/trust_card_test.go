@@ -113,7 +113,7 @@ func TestCardOutlivesItsCertificate(t *testing.T) {
 			raw := value(identity.SignSVIDStatement(typeCard, cardClaims{IssuedAt: time.Now().Unix(), Agent: feed.att.self.String(),
 				Card: feed.own.card.String(), HPKE: b64.EncodeToString(feed.own.hpkePublic),
 				Ed25519: b64.EncodeToString(feed.own.signingPublic), Expires: test.expires.Unix()}, svid))(t)
-			_, err := verifyCard(raw, feed.att.src, feed.att.self, "feed-1", feed.own.card, time.Now())
+			_, err := verifyCard(raw, feed.att.src, feed.att.self.TrustDomain(), "feed-1", feed.own.card, time.Now())
 			if (err == nil) != test.ok {
 				t.Errorf("expires %v after the certificate: %v", test.expires.Sub(end), err)
 			}

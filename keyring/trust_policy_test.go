@@ -260,7 +260,7 @@ func TestChannelNewToALaterPolicy(t *testing.T) {
 	adopt := func(v *view, text string) *view {
 		t.Helper()
 		raw := w.sign(text)
-		return nextView(v, value(policy.Verify(raw, pins))(t), raw, nil)
+		return nextView(v, value(policy.Verify(raw, pins))(t), raw, nil, time.Now())
 	}
 	kept, lost := policy.MustParseChannel("topic/news"), policy.MustParseChannel("topic/prices")
 	text := func(n int, subscribers string) string {

@@ -1,6 +1,7 @@
 package envelope
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"math/bits"
@@ -72,6 +73,47 @@ func Root(leaf [HashSize]byte, depth uint8, index uint16, path []byte) ([HashSiz
 		index >>= 1
 		path = path[HashSize:]
 	}
+	return leaf, nil
+}
+
+// Trail finds roots as [Root] does. It remembers the way of the leaf before, so
+// that one beside it, of the same tree, takes one or two hashes instead of a
+// whole path of them. The zero value is ready. It is not safe for concurrent use.
+type Trail struct {
+	depth uint8
+	index uint16
+	nodes [MaxDepth + 1][HashSize]byte // from the leaf to the root
+	path  [MaxDepth * HashSize]byte
+	known bool
+}
+
+// Root returns what [Root] returns.
+func (t *Trail) Root(leaf [HashSize]byte, depth uint8, index uint16, path []byte) ([HashSize]byte, error) {
+	if err := checkPosition(depth, index); err != nil {
+		return [HashSize]byte{}, err
+	}
+	if len(path) != int(depth)*HashSize {
+		return [HashSize]byte{}, errPath
+	}
+	same := t.known && t.depth == depth
+	for l := range int(depth) {
+		rest := path[l*HashSize:]
+		// From the same node, the same way up leads to the same root.
+		if same && index>>l == t.index>>l && leaf == t.nodes[l] && bytes.Equal(rest, t.path[l*HashSize:int(depth)*HashSize]) {
+			copy(t.path[:l*HashSize], path)
+			t.index = index
+			return t.nodes[depth], nil
+		}
+		t.nodes[l] = leaf
+		if index>>l&1 == 0 {
+			leaf = node(&leaf, (*[HashSize]byte)(rest))
+		} else {
+			leaf = node((*[HashSize]byte)(rest), &leaf)
+		}
+	}
+	t.nodes[depth] = leaf
+	copy(t.path[:], path)
+	t.depth, t.index, t.known = depth, index, true
 	return leaf, nil
 }
 

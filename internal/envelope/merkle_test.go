@@ -206,3 +206,59 @@ func TestCommitmentBinds(t *testing.T) {
 		}
 	}
 }
+
+// TestTrail finds the root of every leaf, in every kind of order, and with everything wrong that can be, as Root does.
+func TestTrail(t *testing.T) {
+	type way struct {
+		leaf  [HashSize]byte
+		depth uint8
+		index uint16
+		path  []byte
+	}
+	var ways []way
+	for _, n := range []int{1, 2, 5, 64, 100} {
+		leaves := someLeaves(n)
+		var tree Tree
+		if err := tree.Build(leaves); err != nil {
+			t.Fatal(err)
+		}
+		for i := range leaves {
+			ways = append(ways, way{leaves[i], tree.Depth(), uint16(i), ok(tree.AppendPath(nil, i))})
+		}
+	}
+	var trail Trail
+	check := func(w way) {
+		t.Helper()
+		want, wantErr := Root(w.leaf, w.depth, w.index, w.path)
+		if got, err := trail.Root(w.leaf, w.depth, w.index, w.path); got != want || (err == nil) != (wantErr == nil) {
+			t.Errorf("leaf %d at depth %d: %x, %v, want %x, %v", w.index, w.depth, got, err, want, wantErr)
+		}
+	}
+	for _, w := range ways { // beside one another
+		check(w)
+		check(w)
+	}
+	for i := range ways { // and not
+		check(ways[i*37%len(ways)])
+	}
+	for i := range ways[:len(ways)-1] {
+		w, next := ways[i], ways[i+1]
+		for at := 0; at < len(w.path); at += HashSize / 2 {
+			check(w)
+			bad := next
+			bad.path = bytes.Clone(next.path)
+			if at < len(bad.path) {
+				bad.path[at] ^= 1
+			}
+			check(bad) // after its neighbour
+			check(next)
+			bad.leaf[0] ^= 1
+			check(bad)
+		}
+		check(way{w.leaf, w.depth, next.index, w.path})
+		check(way{next.leaf, w.depth, w.index, w.path})
+		check(way{w.leaf, w.depth + 1, w.index, w.path})
+		check(way{w.leaf, MaxDepth + 1, w.index, w.path})
+		check(w)
+	}
+}
