@@ -60,8 +60,9 @@ func (b *Bus) attempts(ctx context.Context, queue string, task ulid.ULID) (list 
 	if err != nil {
 		return nil, err
 	}
+	open := b.opens(ctx, rc)
 	for _, n := range notes {
-		a, err := b.openNote(ctx, rc, queue, task, n)
+		a, err := openNote(open, queue, task, n)
 		if r := (*keyring.Rejection)(nil); errors.As(err, &r) {
 			b.counts.rejectedFor(r.Reason)
 			continue
@@ -71,14 +72,18 @@ func (b *Bus) attempts(ctx context.Context, queue string, task ulid.ULID) (list 
 		}
 		list = append(list, *a)
 	}
-	slices.SortStableFunc(list, func(x, y Attempt) int { return x.Time.Compare(y.Time) })
+	sortAttempts(list)
 	return list, nil
 }
 
-func (b *Bus) openNote(ctx context.Context, rc *keyring.StoredReceiver, queue string, task ulid.ULID, n note) (*Attempt, error) {
+func sortAttempts(list []Attempt) {
+	slices.SortStableFunc(list, func(x, y Attempt) int { return x.Time.Compare(y.Time) })
+}
+
+func openNote(open opens, queue string, task ulid.ULID, n note) (*Attempt, error) {
 	var o keyring.Opened
 	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindControl), Recipient: queue, Ref: task, Sender: n.agent}
-	if err := b.openStored(ctx, rc, n.frame, want, &o); err != nil {
+	if err := open(n.frame, want, &o); err != nil {
 		return nil, err
 	}
 	if len(o.Messages) != 1 {
@@ -199,10 +204,6 @@ func (b *Bus) notes(ctx context.Context, queue string, task ulid.ULID, most int)
 }
 
 func (b *Bus) notesBetween(ctx context.Context, queue string, task ulid.ULID, from, to int) (list []note, err error) {
-	works, err := policy.Queue(queue)
-	if err != nil {
-		return nil, err
-	}
 	what := policy.ControlAttempt + "." + task.String() + "."
 	var patterns []string
 	for n := from; n <= to; n++ {
@@ -227,7 +228,7 @@ func (b *Bus) notesBetween(ctx context.Context, queue string, task ulid.ULID, fr
 		_, agent, which, ok := policy.CutControlSubject(e.subject)
 		text, mine := strings.CutPrefix(which, what)
 		n, wrong := strconv.Atoi(text)
-		if ok && mine && wrong == nil && n >= from && n <= to && p.CanRead(works, agent) {
+		if ok && mine && wrong == nil && n >= from && n <= to && p.MayWork(queue, agent) {
 			list = append(list, note{agent, n, e.frame})
 		}
 	}

@@ -50,6 +50,7 @@ type Bus struct {
 	mu        sync.Mutex
 	subs      map[*Subscription]struct{}
 	workers   map[*Worker]struct{}
+	auditors  map[*Auditor]struct{}
 	lingering map[*route]*time.Timer // of workers that have stopped
 	served    map[string]bool        // subjects of requests
 	past      Stats                  // of subscriptions that have ended
@@ -89,7 +90,7 @@ func (b *Bus) closed() bool {
 }
 
 // Close ends the bus in order: nothing new is taken, handlers finish what has arrived, what was handed over goes
-// out, the keyring is closed, and the connection with it. Calls that are under way end with ErrClosed; those of
+// out, the broker is told that no more will come of what it keeps, the keyring is closed, and the connection with it. Calls that are under way end with ErrClosed; those of
 // handlers, with the context that they were given, go on until the handlers have returned.
 //
 // It waits up to 30 seconds for handlers, then cancels their contexts, goes on and returns an error. It is
@@ -109,6 +110,9 @@ func (b *Bus) Close() error {
 	}
 	for w := range b.workers {
 		subs = append(subs, w)
+	}
+	for a := range b.auditors {
+		subs = append(subs, a)
 	}
 	b.mu.Unlock()
 	b.err = b.closeAll(subs)
@@ -133,8 +137,12 @@ func (b *Bus) closeAll(subs []ender) error {
 	b.endLingering(end)
 	if !b.Connected() {
 		cancel() // there is nobody to tell anything
-	} else if err := errors.Join(b.settleLanes(end), b.wire.flush(end)); err != nil {
-		errs = append(errs, fmt.Errorf("agentbus: flushing at the end: %w", err))
+	} else {
+		err := b.settleLanes(end)
+		b.closeSessions(end)
+		if err = errors.Join(err, b.wire.flush(end)); err != nil {
+			errs = append(errs, fmt.Errorf("agentbus: flushing at the end: %w", err))
+		}
 	}
 	b.mu.Lock()
 	b.endLanes() // under the lock: no lane begins after this
@@ -161,6 +169,23 @@ func (b *Bus) addWorker(w *Worker) error {
 	}
 	b.workers[w] = struct{}{}
 	return nil
+}
+
+// addAuditor takes an auditor in, unless the bus is closing.
+func (b *Bus) addAuditor(a *Auditor) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ending {
+		return ErrClosed
+	}
+	b.auditors[a] = struct{}{}
+	return nil
+}
+
+func (b *Bus) removeAuditor(a *Auditor) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.auditors, a)
 }
 
 // linger keeps subscriptions for a while, at most until Close.

@@ -50,7 +50,7 @@ type Config struct {
 	// The default is DefaultRequestTimeout.
 	RequestTimeout time.Duration
 
-	renewEvery, closeTimeout, lease, presence, slotTerm, orderWait time.Duration // for tests
+	renewEvery, closeTimeout, lease, presence, slotTerm, idleAfter, idleEvery, replayPatience, orderWait time.Duration // for tests
 }
 
 // check fills in the defaults and refuses what cannot work.
@@ -96,6 +96,15 @@ func (c Config) check() (Config, error) {
 	}
 	if c.slotTerm == 0 {
 		c.slotTerm = slotTerm
+	}
+	if c.idleAfter == 0 {
+		c.idleAfter = idleAfter
+	}
+	if c.idleEvery == 0 {
+		c.idleEvery = idleEvery
+	}
+	if c.replayPatience == 0 {
+		c.replayPatience = replayPatience
 	}
 	if c.orderWait == 0 {
 		c.orderWait = orderWait

@@ -55,7 +55,7 @@ func connect(ctx context.Context, c Config) (*Bus, error) {
 	b := &Bus{
 		config: c, log: c.Logger.With("agent", self.Name()), ring: c.Keyring, self: self,
 		renew: make(chan struct{}, 1), stopped: make(chan struct{}), done: make(chan struct{}),
-		subs: make(map[*Subscription]struct{}), workers: make(map[*Worker]struct{}), lingering: make(map[*route]*time.Timer), served: make(map[string]bool), past: Stats{Rejected: make(map[keyring.Reason]uint64)},
+		subs: make(map[*Subscription]struct{}), workers: make(map[*Worker]struct{}), auditors: make(map[*Auditor]struct{}), lingering: make(map[*route]*time.Timer), served: make(map[string]bool), past: Stats{Rejected: make(map[keyring.Reason]uint64)},
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.gathered, b.endLanes = context.WithCancel(context.Background())

@@ -162,13 +162,13 @@ func (b *Bus) storeControl(ctx context.Context, l *lane, c *control, payload []b
 		return err
 	}
 	queue := l.ch.Name()
-	p := &parcel{Bundle: keyring.Bundle{Kind: envelope.KindControl, Recipient: queue}, subject: policy.ControlSubject(queue, b.self.Name(), c.subject())}
+	p := &parcel{Bundle: keyring.Bundle{Kind: envelope.KindControl, Recipient: queue}, subject: policy.ControlSubject(queue, b.self.Name(), c.subject()), apart: true}
 	p.Messages.Reset(committed)
 	if err := p.Messages.Add(&envelope.Message{Payload: payload}); err != nil {
 		return err
 	}
 	bt := &batch{parcels: []*parcel{p}, count: 1, since: time.Now()}
-	if err := l.seal(bt); err != nil {
+	if err := l.seal(ctx, bt); err != nil {
 		return err
 	}
 	return b.store.append(ctx, policy.ControlStream(queue), bt.entries())

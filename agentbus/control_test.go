@@ -171,6 +171,7 @@ func cancelled(t testing.TB, w *bustest.World, h *agentbus.TaskHandle, reason st
 
 // TestCancelPending: a task that is cancelled before it comes to a worker, or while it is delayed, does not run.
 func TestCancelPending(t *testing.T) {
+	t.Parallel()
 	w := bustest.New(t, taskPolicy)
 	planner, boss := w.Agent("planner"), w.Agent("boss")
 	var runs atomic.Int64

@@ -150,7 +150,7 @@ func (b *Bus) deadLetters(ctx context.Context, queue, which string) (list []*Dea
 	return list, nil
 }
 
-func (b *Bus) openLetter(ctx context.Context, rc *keyring.StoredReceiver, queue string, e found) (*DeadLetter, error) {
+func openLetter(open opens, queue string, e found) (*DeadLetter, error) {
 	id, err := ulid.ParseStrict(strings.TrimPrefix(e.subject, policy.DeadSubject(queue, "")))
 	if err != nil {
 		return nil, misdirected("a dead letter without an id")
@@ -161,7 +161,7 @@ func (b *Bus) openLetter(ctx context.Context, rc *keyring.StoredReceiver, queue 
 	}
 	var o keyring.Opened
 	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindError), Recipient: queue, Ref: f.Ref}
-	if err := b.openStored(ctx, rc, e.frame, want, &o); err != nil {
+	if err := open(e.frame, want, &o); err != nil {
 		return nil, err
 	}
 	if len(o.Messages) != 1 {

@@ -168,6 +168,7 @@ func TestManySubscribers(t *testing.T) {
 // A subscriber that comes while the sender goes on gets everything from some message on, without a gap and in
 // order, although the keys change under way.
 func TestPublishBeforeSubscribe(t *testing.T) {
+	t.Parallel()
 	for range 3 {
 		w := bustest.New(t, testPolicy)
 		feed := w.Agent("feed-1")

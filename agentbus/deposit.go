@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sealbus/sealbus/keyring"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -18,7 +19,7 @@ import (
 func (l *lane) enqueue(bt *batch) error {
 	ctx, cancel := context.WithDeadline(l.bus.gathered, bt.until)
 	defer cancel()
-	if len(bt.parcels) == 1 || len(bt.parcels) > fewTasks {
+	if len(bt.parcels) == 1 || len(bt.parcels) > fewTasks || len(bt.notes) > 0 {
 		return l.bus.gatheredError(l.deposit(ctx, bt))
 	}
 	var stored sync.WaitGroup
@@ -49,7 +50,7 @@ func (l *lane) deposit(ctx context.Context, bt *batch) error {
 	}
 	var err error
 	if len(now) > 0 {
-		err = l.bus.store.append(ctx, policy.TaskStream(l.ch.Name()), (&batch{parcels: now}).entries())
+		err = l.append(ctx, bt.notes, now)
 		for _, p := range now {
 			p.err = l.bus.gatheredError(err)
 		}
@@ -67,6 +68,21 @@ func (l *lane) deposit(ctx context.Context, bt *batch) error {
 	if len(later) > 0 {
 		return nil // each has its own
 	}
+	return err
+}
+
+// append puts tasks into the queue's log, all or none, with the session notes that belong before them.
+func (l *lane) append(ctx context.Context, notes []*keyring.Bundle, tasks []*parcel) (err error) {
+	first, list := l.noteEntries(notes), (&batch{parcels: tasks}).entries()
+	if len(first)+len(list) > maxTaskBatch {
+		err = l.bus.store.append(ctx, l.stream(), first)
+		l.settle(err, notes)
+		notes, first = nil, nil
+	}
+	if err == nil {
+		err = l.bus.store.append(ctx, l.stream(), append(first, list...))
+	}
+	l.settle(err, notes, countedOf(tasks))
 	return err
 }
 

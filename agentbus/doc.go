@@ -46,6 +46,12 @@
 // counted once 1,024 later frames of the session have come, so that what merely comes late is not; that nothing
 // is missing at the end of a session cannot be known.
 //
+// On retained topics and in the logs of queues senders count what they send, for who reads the streams later: a session begins with a
+// note that says how the one before ended, numbers whose messages could not be stored are declared void, after a minute without a message a
+// note says how many there were, and Close says that there are no more. Handlers see nothing of these notes, which travel
+// as messages of their own. So what the broker keeps out of a stream, or takes out of it, leaves a hole there. With a state directory sessions are chained over
+// restarts. SPEC.md, section 8.1, says what can be concluded, and what cannot.
+//
 // # Gathering
 //
 // What is published to a topic while earlier messages are being sealed and sent is gathered. Messages that follow one
@@ -127,6 +133,31 @@
 // Before a handler runs, the worker asks whether the task has a result, so that what is put into the log again, or handed out again after
 // the broker has lost what it knew, is let go of. Whether there is one is the broker's word: workers cannot read results. So is how many
 // attempts have failed, as far as it can leave out notes of them.
+//
+// # Reading back
+//
+// What a topic retains is read back by whoever may subscribe to it, with Replay; what became of every task of a queue by the agents in the
+// queue's field read, with ReplayQueue. Both are loops, from a place, a time or the beginning, to an end or following, at full speed or at
+// that of the past, and change nothing.
+//
+//	for m, err := range bus.Replay(ctx, "prices.>", agentbus.Since(yesterday), agentbus.BySender("feed-1")) { … }
+//	for h, err := range bus.ReplayQueue(ctx, "summarise") { … }
+//
+// What cannot be opened is an error with its place, a *ReplayError, and the loop goes on. So is what a stream holds twice. The broker can
+// leave messages out, and a replay does not notice: that is what auditors are for. Who comes later is given older keys only where the
+// policy says so, with "history: true"; and a message of a sender whose certificate has expired since is believed for max_card_age.
+//
+// # Auditing
+//
+// What a topic retains, and all that a queue has, can be audited by agents that the policy names in the channel's field audit. They
+// need no right to read: a log has hashes and headers of frames, and what attesting each came to.
+//
+//	auditor, err := bus.Audit(ctx, agentbus.AuditConfig{Dir: "/var/lib/sealbus/audit", Second: elsewhere})
+//	report, err := auditor.Verify(ctx, "SB_TOPIC_prices")
+//	err = auditor.Export(ctx, "SB_TOPIC_prices", "prices.audit", agentbus.AuditRange{})
+//
+// Report gives verdicts on integrity, order, completeness, authenticity and freshness, and says of each what it owes to; see package
+// audit. Audit keeps up with publishers at full speed. What it has found wrong by itself, AuditConfig.OnError is told at once.
 //
 // # Rejections
 //

@@ -104,7 +104,7 @@ func (b *Bus) batchOf(ctx context.Context, queue string, tasks []NewTask, first 
 			return nil, nil, fmt.Errorf("task %d of the batch: %w", first+i, err)
 		}
 		if len(some) == 0 || !some[len(some)-1].takes(it) {
-			p := &parcel{Bundle: keyring.Bundle{Kind: it.kind, Recipient: it.subject}, subject: it.nats, due: it.due, shared: it.shares}
+			p := &parcel{Bundle: keyring.Bundle{Kind: it.kind, Recipient: it.subject}, subject: it.nats, due: it.due, shared: it.shares, apart: !it.due.IsZero()}
 			p.Messages.Reset(it.committed)
 			some = append(some, p)
 		}
@@ -164,8 +164,8 @@ func (b *Bus) storeAll(ctx context.Context, queue string, some []*parcel) error 
 		bt.count += p.Messages.Len()
 	}
 	bt.until, _ = ctx.Deadline()
-	if err := l.seal(bt); err != nil {
-		return err
+	if err := l.seal(ctx, bt); err != nil {
+		return b.closedOr(ctx, err)
 	}
 	if err := l.deposit(ctx, bt); err != nil {
 		return b.closedOr(ctx, err)

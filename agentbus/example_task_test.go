@@ -4,16 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/sealbus/sealbus/agentbus"
-	"github.com/sealbus/sealbus/broker"
-	"github.com/sealbus/sealbus/identity"
-	"github.com/sealbus/sealbus/identity/devca"
-	"github.com/sealbus/sealbus/policy"
 )
 
 // A task waits for a worker, and its result for whoever has put it there. What cannot be done is kept, and can be put back.
@@ -74,20 +68,4 @@ func ExampleBus_Enqueue() {
 }
 
 // startTaskExample is startExample under a policy with queues.
-func startTaskExample() *exampleWorld {
-	ca, err := devca.New("example.org")
-	check(err)
-	operator, err := identity.GenerateOperatorKey()
-	check(err)
-	signed, err := policy.Sign([]byte(taskPolicy), operator, time.Now())
-	check(err)
-	src, err := ca.BrokerSource("node-1", time.Hour)
-	check(err)
-	dir, err := os.MkdirTemp("", "sealbus-example")
-	check(err)
-	node, err := broker.Start(context.Background(), broker.Config{Identity: src, Policy: signed,
-		Operators: []identity.Fingerprint{operator.Fingerprint()}, StoreDir: dir, Listen: "127.0.0.1:0",
-		Logger: slog.New(slog.DiscardHandler)})
-	check(err)
-	return &exampleWorld{ca: ca, operator: operator, node: node, dir: dir}
-}
+func startTaskExample() *exampleWorld { return startExampleUnder(taskPolicy) }

@@ -180,12 +180,15 @@ type exampleWorld struct {
 	agents   []*agentbus.Bus
 }
 
-func startExample() *exampleWorld {
+func startExample() *exampleWorld { return startExampleUnder(testPolicy) }
+
+// startExampleUnder is startExample under another policy.
+func startExampleUnder(text string) *exampleWorld {
 	ca, err := devca.New("example.org")
 	check(err)
 	operator, err := identity.GenerateOperatorKey()
 	check(err)
-	signed, err := policy.Sign([]byte(testPolicy), operator, time.Now())
+	signed, err := policy.Sign([]byte(text), operator, time.Now())
 	check(err)
 	src, err := ca.BrokerSource("node-1", time.Hour)
 	check(err)

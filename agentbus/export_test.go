@@ -27,6 +27,12 @@ func Presence(c Config, d time.Duration) Config {
 	return c
 }
 
+// Patience sets how long a replay of a bus made with c waits for a key or card.
+func Patience(c Config, d time.Duration) Config {
+	c.replayPatience = d
+	return c
+}
+
 // OrderWait sets how long a bus made with c has a sender's session wait for the one before it.
 func OrderWait(c Config, d time.Duration) Config {
 	c.orderWait = d
@@ -41,3 +47,15 @@ var Matches = matches
 
 // Ring returns the keyring of a bus, for frames that are to be sealed and not sent.
 func (b *Bus) Ring() *keyring.Ring { return b.ring }
+
+// StillAfter sets after what time without anything new an auditor's log says so.
+func StillAfter(c AuditConfig, d time.Duration) AuditConfig {
+	c.still = d
+	return c
+}
+
+// Idle sets after how long a bus made with c notes that it has nothing to say, and how often it does so again.
+func Idle(c Config, after, every time.Duration) Config {
+	c.idleAfter, c.idleEvery = after, every
+	return c
+}

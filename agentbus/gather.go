@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,7 +26,12 @@ type lane struct {
 	bus    *Bus
 	ch     policy.Channel
 	sender *keyring.Sender
+	apart  *keyring.Sender           // of a queue: for what is not among the tasks of its log that are counted
 	ship   func(*lane, *batch) error // hands sealed frames to the broker
+
+	idle    *time.Timer // see watch
+	resting atomic.Int32
+	counted atomic.Bool // frames have been, since the timer was set
 
 	mu     sync.Mutex
 	next   *batch // gathers; never nil
@@ -43,8 +49,10 @@ type lane struct {
 
 // batch is what leaves together, under one signature. Its messages share their fate.
 type batch struct {
-	parcels []*parcel // in order
-	bundles []*keyring.Bundle
+	parcels []*parcel         // in order
+	bundles []*keyring.Bundle // of those that the lane's sender seals
+	apart   []*keyring.Bundle // of the others
+	notes   []*keyring.Bundle // that the sender has to say first
 	bytes   int
 	count   int
 	since   time.Time    // when the first message came
@@ -61,11 +69,15 @@ type parcel struct {
 	due     time.Time // of a delayed task: when the broker is to put it into the queue; else zero
 	tickets []*ticket // of a frame's messages, where each has one
 	shared  bool      // more tasks may go into it
+	apart   bool      // it is sealed apart from what the lane counts
 	err     error     // of this frame alone
 }
 
-func newLane(b *Bus, s *keyring.Sender, ch policy.Channel, ship func(*lane, *batch) error) *lane {
-	return &lane{bus: b, ch: ch, sender: s, ship: ship, next: new(batch), spare: new(batch), wakeUp: make(chan struct{}, 1), back: make(chan struct{}, 1)}
+func newLane(b *Bus, ch policy.Channel, sender, apart *keyring.Sender, ship func(*lane, *batch) error) *lane {
+	l := &lane{bus: b, ch: ch, sender: sender, apart: apart, ship: ship, next: new(batch), spare: new(batch), wakeUp: make(chan struct{}, 1), back: make(chan struct{}, 1)}
+	l.idle = time.NewTimer(time.Hour)
+	l.idle.Stop()
+	return l
 }
 
 // item is one message on its way into a lane.
@@ -116,12 +128,17 @@ func (l *lane) add(ctx context.Context, it *item) (*Publication, error) {
 		l.back <- struct{}{}
 	}
 	if l.under == nil && l.next.count == 1 {
-		select {
-		case l.wakeUp <- struct{}{}:
-		default:
-		}
+		l.wake()
 	}
 	return l.next.outcome, nil
+}
+
+// wake has the lane's goroutine look what there is to do.
+func (l *lane) wake() {
+	select {
+	case l.wakeUp <- struct{}{}:
+	default:
+	}
 }
 
 // awaitRoom waits until what gathers has been taken. It is called with the lock held, and returns with it unless it
@@ -240,7 +257,7 @@ func (bt *batch) open(it *item) *parcel {
 		p.Recipient, p.subject = it.subject, policy.TopicSubject(it.subject)
 	}
 	p.Kind, p.Ref, p.Expires, p.tickets, p.err = it.kind, it.ref, it.expires, p.tickets[:0], nil
-	p.stream, p.due, p.shared = it.stream, it.due, it.shares
+	p.stream, p.due, p.shared, p.apart = it.stream, it.due, it.shares, !it.due.IsZero()
 	p.Messages.Reset(it.committed)
 	return p
 }
@@ -255,7 +272,8 @@ func (bt *batch) reset() {
 	}
 	clear(bt.parcels)
 	clear(bt.bundles)
-	*bt = batch{parcels: bt.parcels[:0], bundles: bt.bundles[:0]}
+	clear(bt.apart)
+	*bt = batch{parcels: bt.parcels[:0], bundles: bt.bundles[:0], apart: bt.apart[:0]}
 }
 
 // run seals and sends until the bus ends.
@@ -263,7 +281,10 @@ func (l *lane) run() {
 	for {
 		select {
 		case <-l.wakeUp:
+		case <-l.idle.C:
+			l.rest()
 		case <-l.bus.gathered.Done():
+			l.idle.Stop()
 			l.end()
 			return
 		}
@@ -272,6 +293,7 @@ func (l *lane) run() {
 			l.finish(l.out(l.under))
 			l.regroup(time.Since(begun))
 		}
+		l.watch()
 	}
 }
 
@@ -334,7 +356,7 @@ func (b *Bus) unsent(ch policy.Channel, bt *batch, err error) {
 
 // out seals a batch and hands it to the broker.
 func (l *lane) out(bt *batch) error {
-	if err := l.seal(bt); err != nil {
+	if err := l.seal(l.bus.gathered, bt); err != nil {
 		return err
 	}
 	return l.ship(l, bt)
@@ -343,7 +365,7 @@ func (l *lane) out(bt *batch) error {
 // publish hands over what goes to a topic.
 func (l *lane) publish(bt *batch) error {
 	if isCommitted(bt.parcels[0].Frame) { // what the policy said when they were sealed
-		return l.store(bt, policy.TopicStream(l.ch.Name()))
+		return l.store(bt)
 	}
 	for _, p := range bt.parcels {
 		if err := l.send(p); err != nil {
@@ -355,17 +377,36 @@ func (l *lane) publish(bt *batch) error {
 
 // seal seals the frames of a batch. It waits for a key where there is none, when a policy has just taken the channel
 // from somebody.
-func (l *lane) seal(bt *batch) (err error) {
+func (l *lane) seal(ctx context.Context, bt *batch) error {
 	for _, p := range bt.parcels {
-		bt.bundles = append(bt.bundles, &p.Bundle)
+		if p.apart {
+			bt.apart = append(bt.apart, &p.Bundle)
+		} else {
+			bt.bundles = append(bt.bundles, &p.Bundle)
+		}
 	}
+	if len(bt.apart) > 0 {
+		if err := l.sealAll(bt, func() error { return l.apart.SealBundles(bt.apart) }); err != nil {
+			return err
+		}
+	}
+	if len(bt.bundles) == 0 {
+		return nil
+	}
+	return l.sealAll(bt, func() (err error) {
+		bt.notes, err = l.sender.SealCounted(ctx, bt.bundles)
+		return err
+	})
+}
+
+func (l *lane) sealAll(bt *batch, seal func() error) (err error) {
 	for {
 		settings, _ := l.bus.ring.Policy().Settings(l.ch)
 		// Nothing older than receivers would take it for: a frame does not tell for how long it has waited here.
 		if settings.Retain == 0 && time.Since(bt.since) > settings.MaxAge {
 			return fmt.Errorf("%w: %d messages to %s have waited for longer than its max_age", ErrDisconnected, bt.count, l.ch)
 		}
-		if err = l.sender.SealBundles(bt.bundles); errors.Is(err, keyring.ErrNoKey) {
+		if err = seal(); errors.Is(err, keyring.ErrNoKey) {
 			err = l.awaitKey()
 			if err == nil {
 				continue
@@ -411,15 +452,17 @@ func (l *lane) setStuck(stuck bool) {
 	}
 }
 
-// store puts the frames of a batch into a stream, all or none, and returns when the broker has acknowledged
+// store puts the frames of a batch into the topic's stream, all or none, and returns when the broker has acknowledged
 // that.
-func (l *lane) store(bt *batch, stream string) error {
+func (l *lane) store(bt *batch) error {
 	if bt.until.IsZero() { // when they came, the policy did not retain the topic
 		bt.until = time.Now().Add(l.bus.config.RequestTimeout)
 	}
 	ctx, cancel := context.WithDeadline(l.bus.gathered, bt.until)
 	defer cancel()
-	return l.bus.gatheredError(l.bus.store.append(ctx, stream, bt.entries()))
+	err := l.bus.store.append(ctx, l.stream(), append(l.noteEntries(bt.notes), bt.entries()...))
+	l.settle(err, bt.notes, bt.bundles)
+	return l.bus.gatheredError(err)
 }
 
 func (bt *batch) entries() []entry {
@@ -430,8 +473,8 @@ func (bt *batch) entries() []entry {
 	return list
 }
 
-// settle waits until everything that was added before has left.
-func (l *lane) settle(ctx context.Context) error {
+// drain waits until everything that was added before has left.
+func (l *lane) drain(ctx context.Context) error {
 	l.mu.Lock()
 	last := l.next
 	if last.count == 0 {

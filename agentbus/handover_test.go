@@ -195,7 +195,7 @@ func TestSignal(t *testing.T) {
 // TestLaneEnd ends a lane to which something was added in that moment: it is refused, as is all that comes after.
 func TestLaneEnd(t *testing.T) {
 	b := &Bus{log: slog.New(slog.DiscardHandler)}
-	l := newLane(b, nil, policy.Channel{}, (*lane).publish)
+	l := newLane(b, policy.Channel{}, nil, nil, (*lane).publish)
 	it := item{subject: "prices", wanted: true, alone: true}
 	p, err := l.add(t.Context(), &it)
 	if err != nil {

@@ -118,7 +118,17 @@ func storedMessages(t testing.TB, w *bustest.World, topic string) (n int) {
 		bustest.Check(t, err)
 		var f envelope.Frame
 		bustest.Check(t, envelope.Parse(m.Data, &f))
-		n += int(f.Count)
+		if f.Kind == envelope.KindEvent { // and not a session note
+			n += int(f.Count)
+		}
 	}
 	return n
+}
+
+// channelOf parses a channel's name.
+func channelOf(t testing.TB, name string) policy.Channel {
+	t.Helper()
+	ch, err := policy.ParseChannel(name)
+	bustest.Check(t, err)
+	return ch
 }

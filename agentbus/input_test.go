@@ -217,6 +217,7 @@ func TestMessageInput(t *testing.T) {
 			t.Errorf("got %d bytes", len(m.Payload))
 		}
 	}
+	bustest.Check(t, feed.Flush(w.Ctx()))
 	if n := feed.Stats().Published; n != 2 {
 		t.Errorf("%d counted as published", n)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/keyring"
 )
 
@@ -137,7 +138,7 @@ func missing(err error) bool {
 		return false
 	}
 	reason := keyring.ReasonOf(err)
-	return reason == keyring.NoKey || reason == keyring.NoCard
+	return (reason == keyring.NoKey || reason == keyring.NoCard) && !errors.Is(err, keyring.ErrKeyDestroyed)
 }
 
 // open opens a frame that was parked.
@@ -155,10 +156,13 @@ func (in *intake) accept(m *nats.Msg, u *keyring.Unsealed) error {
 		return err
 	}
 	in.parked.accepted(o.Card, o.Session)
-	in.counts.received.Add(uint64(len(o.Messages)))
 	if in.whole {
 		in.counts.lost.Add(o.Lost)
 	}
+	if o.Kind == envelope.KindControl {
+		return nil // a session note, of which nobody here need know more
+	}
+	in.counts.received.Add(uint64(len(o.Messages)))
 	in.deliver(m, o)
 	return nil
 }

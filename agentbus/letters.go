@@ -72,7 +72,7 @@ func (b *Bus) letterPage(ctx context.Context, queue string, from *pageStart) (li
 
 // letterOf opens a dead letter. It counts what does not verify, and returns nil for that.
 func (b *Bus) letterOf(ctx context.Context, rc *keyring.StoredReceiver, queue string, e found) (*DeadLetter, error) {
-	d, err := b.openLetter(ctx, rc, queue, e)
+	d, err := openLetter(b.opens(ctx, rc), queue, e)
 	var r *keyring.Rejection
 	if errors.As(err, &r) {
 		b.counts.rejectedFor(r.Reason)
@@ -90,10 +90,16 @@ func (b *Bus) withHistory(ctx context.Context, d *DeadLetter) (*DeadLetter, erro
 	if d.History, err = b.Attempts(ctx, d.Queue, d.Task); err != nil {
 		return nil, err
 	}
-	if len(d.History) < d.Attempts && (d.Reason == DeadAttempts || d.Reason == DeadCancelled) {
-		d.History = append(d.History, Attempt{Number: d.Attempts, Time: d.Time, Worker: d.Worker, Text: d.Text})
-	}
+	d.History = withLast(d.History, d)
 	return d, nil
+}
+
+// withLast adds to the attempts at a dead task the one that it died of.
+func withLast(list []Attempt, d *DeadLetter) []Attempt {
+	if len(list) < d.Attempts && (d.Reason == DeadAttempts || d.Reason == DeadCancelled) {
+		list = append(list, Attempt{Number: d.Attempts, Time: d.Time, Worker: d.Worker, Text: d.Text})
+	}
+	return list
 }
 
 // PurgeDeadLetter removes a dead letter for good, for who may enqueue there, and returns when that is on the broker's disk. The

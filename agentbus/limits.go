@@ -32,6 +32,11 @@ const (
 	DefaultBackoff    = time.Second
 	DefaultMaxBackoff = 10 * time.Minute
 
+	// DefaultAuditEvery is after how many messages an auditor signs a checkpoint, and DefaultAuditInterval after what
+	// time if anything has come.
+	DefaultAuditEvery    = 1000
+	DefaultAuditInterval = 10 * time.Second
+
 	// MaxProgress is the longest progress of a task, in bytes.
 	MaxProgress = 4 << 10
 
@@ -104,6 +109,52 @@ const (
 	lateAttempt    = 24 * time.Hour         // and one that has been tried before
 	listNames      = 1024                   // recurring tasks that a list has
 
+	auditPoll       = 250 * time.Millisecond // between looks at a stream that holds nothing new
+	auditStill      = 10 * time.Minute       // after which a log without anything new says so
+	auditPatience   = 30 * time.Second       // for which nothing is said of checkpoints that the broker does not take
+	auditRetry      = time.Second            // before what has failed is tried again
+	auditCardTries  = 4                      // looks for a card that is not there
+	auditCardPause  = time.Second            // before it is looked for again
+	maxAuditMisses  = 32                     // cards that are waited for
+	auditMissesIn   = 10 * time.Second       // in such a time
+	maxAuditCards   = 1 << 14                // cards that are remembered as the store has them
+	maxAuditKeys    = 1 << 16                // key ids of a log that are remembered as looked for
+	auditKeyPause   = time.Second            // before key statements are read again
+	auditLate       = time.Minute            // a policy that was put in force longer ago is logged at once
+	auditSlack      = 4 * time.Second        // that clocks may differ, and a stream's limit
+	auditRefresh    = time.Second            // before policies are read again for a frame that none of them allows
+	auditOvertaken  = time.Minute            // after a policy that a frame may still come which was on its way (SPEC section 13)
+	auditLead       = 2 * time.Second        // that two clocks may differ (SPEC section 9.3)
+	maxAuditOther   = 4 << 10                // bytes of what else there is to say of a stream's configuration
+	maxAuditNotes   = 64                     // checkpoints that wait to be kept elsewhere
+	maxAuditRemarks = 1024                   // entries about an agent's own doings that wait to be logged
+	maxAuditEras    = 64                     // policies of a log that are asked of a frame which the last one does not allow
+
+	maxReplayBatch      = 2048                                                // messages that are read back at once
+	replayBytes         = 2 << 20                                             // and what they take up, the last one apart
+	maxFrameBytes       = envelope.MaxFrame                                   // which can be as large as this
+	pagesAhead          = 2                                                   // such pages that wait for a loop
+	pieceFrames         = 64                                                  // frames that one goroutine opens
+	pieceWork           = 256 << 10                                           // and what that costs, in bytes of a seal
+	frameWork           = 4 << 10                                             // what each costs besides
+	piecesAhead         = (pagesAhead + 2) * (maxReplayBatch/pieceFrames + 1) // pieces that wait to be opened
+	sparePieces         = 32                                                  // of which the memory is used again
+	maxHistoryBytes     = 16 << 20                                            // of results and letters that are looked up ahead of a loop
+	maxSeenRuns         = 16384                                               // runs of recurring tasks that it remembers, and as many from before
+	maxReadSessions     = 16384                                               // sessions of which a replay remembers what it has read
+	maxReadSpans        = 64                                                  // pieces that such a session may be in
+	maxReplayWaits      = 1024                                                // keys and cards that a replay waits for
+	replayPatience      = 5 * time.Second                                     // at most so long for each
+	replayPatienceAll   = 6                                                   // times as long for all that do not come, after which
+	replayPatienceLeast = 20 * time.Millisecond                               // for each
+	maxLastLooks        = 64                                                  // for the last message of a stream with holes
+	progressEvery       = time.Second                                         // a replay says how far it is
+	followPause         = 5 * time.Millisecond                                // after which a replay looks for more at the end, twice as long each time
+	followIdle          = 100 * time.Millisecond                              // until it listens as well
+	followMost          = time.Second                                         // and at most
+	maxPaceGap          = 100 * 365 * 24 * time.Hour                          // between two messages
+	maxPaceLate         = time.Second                                         // that a slow loop may catch up with
+
 	maxAttempts = 1000
 	maxTaskKind = 64
 	maxTaskTime = 366 * 24 * time.Hour
@@ -139,6 +190,8 @@ const (
 	cardPause       = 50 * time.Millisecond  // between looks for a card that has expired
 	maxPending      = 65536                  // requests waiting for their replies
 	maxErrorText    = 1024                   // bytes of a handler's error that the requester is told
+	idleAfter       = time.Minute            // without a message on a channel that is kept, a sender says how many there were
+	idleEvery       = 10 * time.Minute       // and again
 	listBatch       = 256                    // entries read from the store at once
 	maxListed       = 1 << 17                // and in all
 	reconnectBuffer = 8 << 20                // bytes that wait for a connection

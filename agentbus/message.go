@@ -41,6 +41,9 @@ type Message struct {
 	Signed  bool        // there is a signature that a third party could be shown
 	Payload []byte      // the receiver's own; in one piece of memory with the others of its frame, up to 128 KiB
 
+	Sequence uint64 // of a message that was read back: its place in the stream, which messages sealed together share; else 0
+	Replayed bool   // it was read back, by Replay or ReplayQueue: what it asks for may have been done long ago
+
 	headers []envelope.Pair
 }
 

@@ -18,6 +18,7 @@ import (
 // adopt it at once: who lost the right gets errors and reads nothing more, the rest goes on under a new key without
 // a call that fails.
 func TestPolicyUpdate(t *testing.T) {
+	t.Parallel()
 	w := bustest.New(t, testPolicy)
 	planner, exec, feed, gone := w.Agent("planner"), w.Agent("exec-1"), w.Agent("feed-1"), w.Agent("feed-2")
 	handler, got := collect(1 << 12)
@@ -109,6 +110,7 @@ func TestPolicyWhilePublishing(t *testing.T) {
 // TestPolicyAfterRestart starts the broker again under a newer policy: the agents adopt it when they are back, and
 // the broker's own permissions follow it. What it no longer lets an agent subscribe to is an error at the call.
 func TestPolicyAfterRestart(t *testing.T) {
+	t.Parallel()
 	w := bustest.New(t, testPolicy)
 	planner, exec := w.Agent("planner"), w.Agent("exec-1")
 	w.Stop()

@@ -142,7 +142,7 @@ func (b *Bus) channelLane(ctx context.Context, ch policy.Channel, ship func(*lan
 	defer cancel()
 	ctx, cancel = b.untilClosed(ctx)
 	defer cancel()
-	s, err := b.sender(ctx, ch)
+	s, apart, err := b.laneSenders(ctx, ch)
 	if err != nil {
 		return nil, b.closedOr(ctx, err)
 	}
@@ -154,10 +154,25 @@ func (b *Bus) channelLane(ctx context.Context, ch policy.Channel, ship func(*lan
 	if l, ok := b.lanes.Load(ch); ok {
 		return l.(*lane), nil
 	}
-	l := newLane(b, s, ch, ship)
+	l := newLane(b, ch, s, apart, ship)
 	b.lanes.Store(ch, l)
 	b.sealers.Go(l.run)
 	return l, nil
+}
+
+// laneSenders returns what seals in a channel's lane, and of a queue what seals apart. The first time it waits for a key.
+func (b *Bus) laneSenders(ctx context.Context, ch policy.Channel) (s, apart *keyring.Sender, err error) {
+	switch ch.Kind() {
+	case policy.KindTopic:
+		s, err = b.ring.CountedSender(ctx, ch)
+	case policy.KindQueue:
+		if s, err = b.ring.CountedSender(ctx, ch); err == nil {
+			apart, err = b.sender(ctx, ch)
+		}
+	default:
+		s, err = b.sender(ctx, ch)
+	}
+	return s, apart, err
 }
 
 // Flush waits until the broker has everything that was handed over before, acknowledged where it is retained, and
@@ -190,7 +205,7 @@ func (b *Bus) flushError(ctx context.Context, err error) error {
 // settleLanes waits until everything that has gathered is with the connection, or acknowledged.
 func (b *Bus) settleLanes(ctx context.Context) (err error) {
 	b.lanes.Range(func(_, l any) bool {
-		err = l.(*lane).settle(ctx)
+		err = l.(*lane).drain(ctx)
 		return err == nil
 	})
 	return err

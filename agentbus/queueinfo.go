@@ -47,7 +47,7 @@ type PriorityInfo struct {
 	Oldest       time.Time
 }
 
-// QueueStreams says how full a queue's streams are. A log that is full refuses tasks.
+// QueueStreams says how full a queue's streams are. A log that is full refuses tasks. It holds enqueuers' session notes too.
 type QueueStreams struct {
 	Log, Delayed, Results, Dead, Controls StreamFill
 }
@@ -108,7 +108,7 @@ func (b *Bus) partIn(ctx context.Context, queue string) (enqueues bool, err erro
 		return false, err
 	}
 	enqueues = p.CanWrite(ch, b.self.Name())
-	if !enqueues && !p.CanRead(ch, b.self.Name()) {
+	if !enqueues && !p.MayWork(queue, b.self.Name()) {
 		return false, fmt.Errorf("%w: %s gives %q no part in queue %s", ErrNotEntitled, p.Where(ch), b.self.Name(), queue)
 	}
 	return enqueues, nil
@@ -198,10 +198,6 @@ func (b *Bus) workersOf(ctx context.Context, queue string) ([]WorkerInfo, error)
 
 // signs reads the latest signs of life. What an enqueuer puts there in its own name is passed over.
 func (b *Bus) signs(ctx context.Context, queue string) (list []sign, err error) {
-	works, err := policy.Queue(queue)
-	if err != nil {
-		return nil, err
-	}
 	p := b.ring.Policy()
 	from := &pageStart{since: time.Now().Add(-presenceStale*b.config.presence - keyring.MaxClockLead)}
 	pattern := policy.ControlSubject(queue, "*", policy.ControlPresence+".*")
@@ -214,7 +210,7 @@ func (b *Bus) signs(ctx context.Context, queue string) (list []sign, err error) 
 		for _, e := range page {
 			_, agent, what, ok := policy.CutControlSubject(e.subject)
 			instance, wrong := ulid.ParseStrict(strings.TrimPrefix(what, policy.ControlPresence+"."))
-			if ok && wrong == nil && p.CanRead(works, agent) {
+			if ok && wrong == nil && p.MayWork(queue, agent) {
 				list = append(list, sign{agent, instance, e.frame})
 			}
 		}

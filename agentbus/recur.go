@@ -143,12 +143,12 @@ func (b *Bus) sealTemplate(ctx context.Context, queue string, t *template, paylo
 	if err != nil {
 		return nil, err
 	}
-	p := &parcel{Bundle: keyring.Bundle{Kind: it.kind, Recipient: it.subject}}
+	p := &parcel{Bundle: keyring.Bundle{Kind: it.kind, Recipient: it.subject}, apart: true}
 	p.Messages.Reset(it.committed)
 	if err := p.Messages.Add(&it.message); err != nil {
 		return nil, err
 	}
-	if err := l.seal(&batch{parcels: []*parcel{p}, count: 1, since: time.Now()}); err != nil {
+	if err := l.seal(ctx, &batch{parcels: []*parcel{p}, count: 1, since: time.Now()}); err != nil {
 		return nil, err
 	}
 	m := nats.NewMsg(policy.RecurSubject(queue, b.self.Name(), t.name))
@@ -215,7 +215,7 @@ func (b *Bus) Recurring(ctx context.Context, queue string) (list []*RecurringTas
 	if err != nil {
 		return nil, err
 	}
-	reads := b.ring.Policy().CanRead(ch, b.self.Name())
+	reads := b.ring.Policy().MayWork(queue, b.self.Name())
 	if !reads && !b.ring.Policy().CanWrite(ch, b.self.Name()) {
 		return nil, fmt.Errorf("%w: %s gives %q no part in %s", ErrNotEntitled, b.ring.Policy().Where(ch), b.self.Name(), ch)
 	}

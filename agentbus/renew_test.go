@@ -175,6 +175,7 @@ func (c warnings) Write(p []byte) (int, error) {
 // TestExpiry lets a certificate expire: the broker ends the connection. With a renewed certificate it is made again by
 // itself, a new card with it, and messages go on; the agent that has none stays out until it has.
 func TestExpiry(t *testing.T) {
+	t.Parallel()
 	w := bustest.New(t, testPolicy)
 	// Neither looks for a certificate by itself.
 	planner, plannerSrc := renewable(t, w, "planner", 3*time.Second, time.Hour)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/oklog/ulid/v2"
 
 	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/keyring"
@@ -106,15 +107,30 @@ func (h *TaskHandle) recorded(ctx context.Context, rc *keyring.StoredReceiver, s
 
 // open opens a frame that is said to be the task's result.
 func (h *TaskHandle) open(ctx context.Context, rc *keyring.StoredReceiver, frame []byte) (*Message, error) {
+	return openResult(h.bus.opens(ctx, rc), h.queue, h.id, frame)
+}
+
+// opens is a way to open a frame that a stream has kept.
+type opens func(frame []byte, want *keyring.Want, o *keyring.Opened) error
+
+// opens is that of openStored.
+func (b *Bus) opens(ctx context.Context, rc *keyring.StoredReceiver) opens {
+	return func(frame []byte, want *keyring.Want, o *keyring.Opened) error {
+		return b.openStored(ctx, rc, frame, want, o)
+	}
+}
+
+// openResult opens a frame that is said to be a task's result. The error is a *TaskError where it says that the task is dead.
+func openResult(open opens, queue string, task ulid.ULID, frame []byte) (*Message, error) {
 	var o keyring.Opened
-	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindResult, envelope.KindError), Recipient: h.queue, Ref: h.id}
-	if err := h.bus.openStored(ctx, rc, frame, want, &o); err != nil {
+	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindResult, envelope.KindError), Recipient: queue, Ref: task}
+	if err := open(frame, want, &o); err != nil {
 		return nil, err
 	}
 	if len(o.Messages) != 1 {
 		return nil, notOne(&o)
 	}
-	m := newMessage(h.queue, &o)
+	m := newMessage(queue, &o)
 	if o.Kind == envelope.KindError {
 		return nil, taskErrorOf(m)
 	}

@@ -76,7 +76,7 @@ func (b *Bus) Subscribe(ctx context.Context, pattern string, handler Handler) (*
 		if !ok || !matches(pattern, subject) {
 			return keyring.Want{}, misdirected("on a subject that was not subscribed to")
 		}
-		return keyring.Want{Kinds: keyring.Kinds(envelope.KindEvent), Recipient: subject}, nil
+		return keyring.Want{Kinds: keyring.Kinds(envelope.KindEvent), Recipient: subject, Notes: subject == topic}, nil
 	}
 	box := newMailbox(b.config.Buffer, sizeOf)
 	s.in.deliver = func(m *nats.Msg, o *keyring.Opened) {

@@ -64,6 +64,7 @@ func (w *unsynced) enqueue(t *testing.T, payload, want string) {
 
 // TestPlaceTakenAgain: a worker does not take the task that stands where one has stood that it still works on for that one.
 func TestPlaceTakenAgain(t *testing.T) {
+	t.Parallel()
 	w := newUnsynced(t)
 	w.crash(t)
 	w.enqueue(t, "second", "SECOND")
@@ -72,6 +73,7 @@ func TestPlaceTakenAgain(t *testing.T) {
 
 // TestPlaceOfAnother: who is through with a task that the broker has lost does not settle the one in its place, which another works on.
 func TestPlaceOfAnother(t *testing.T) {
+	t.Parallel()
 	w := newUnsynced(t)
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.worker.Stop() }() // it takes no other

@@ -152,6 +152,7 @@ func TestStatusInTheLog(t *testing.T) {
 // TestSettledWithLargeResults: the broker forgets what was settled, and the results are more than fit into one of its
 // answers.
 func TestSettledWithLargeResults(t *testing.T) {
+	t.Parallel()
 	const tasks = 80
 	w := bustest.New(t, taskPolicy)
 	planner, exec := w.Agent("planner"), w.Agent("exec-1")
@@ -184,6 +185,7 @@ func TestSettledWithLargeResults(t *testing.T) {
 
 // TestManyDeadLetters: more letters than one answer of the broker holds.
 func TestManyDeadLetters(t *testing.T) {
+	t.Parallel()
 	w := bustest.New(t, taskPolicy)
 	planner, exec := w.Agent("planner"), w.Agent("exec-1")
 	_, err := exec.Work(w.Ctx(), "work", func(context.Context, *agentbus.Task) ([]byte, error) { return nil, agentbus.Cancel(nil) },
@@ -259,6 +261,7 @@ func TestTimesThatCannotBeSaid(t *testing.T) {
 
 // TestResultIsRecorded: what a worker has said of a task, and the broker did not record, is not its result.
 func TestResultIsRecorded(t *testing.T) {
+	t.Parallel()
 	w := bustest.New(t, taskPolicy)
 	planner, exec := w.Agent("planner"), w.Agent("exec-1")
 	begun, release := make(chan struct{}), make(chan string)

@@ -11,8 +11,22 @@ import (
 	"github.com/sealbus/sealbus/policy"
 )
 
-// storedTask returns what the log of the queue work holds at a place.
-func storedTask(t testing.TB, w *bustest.World, js jetstream.JetStream, seq uint64) *jetstream.RawStreamMsg {
+// storedTask returns the n-th message in the log of the queue work that is no session note, from 1.
+func storedTask(t testing.TB, w *bustest.World, js jetstream.JetStream, n int) *jetstream.RawStreamMsg {
+	t.Helper()
+	for seq := uint64(1); ; seq++ {
+		m := storedAt(t, w, js, seq)
+		if _, note := policy.CutSessionSubject(m.Subject); !note {
+			n--
+		}
+		if n == 0 {
+			return m
+		}
+	}
+}
+
+// storedAt returns what the log of the queue work holds at a place.
+func storedAt(t testing.TB, w *bustest.World, js jetstream.JetStream, seq uint64) *jetstream.RawStreamMsg {
 	t.Helper()
 	s, err := js.Stream(w.Ctx(), policy.TaskStream("work"))
 	bustest.Check(t, err)
@@ -47,8 +61,10 @@ func storedTasks(t testing.TB, w *bustest.World) (n int) {
 	state := streamOf(t, w, policy.TaskStream("work"))
 	for seq := state.FirstSeq; seq <= state.LastSeq; seq++ {
 		var f envelope.Frame
-		bustest.Check(t, envelope.Parse(storedTask(t, w, js, seq).Data, &f))
-		n += int(f.Count)
+		bustest.Check(t, envelope.Parse(storedAt(t, w, js, seq).Data, &f))
+		if f.Kind == envelope.KindTask {
+			n += int(f.Count)
+		}
 	}
 	return n
 }

@@ -190,6 +190,7 @@ func TestTimeout(t *testing.T) {
 
 // TestDeadline: a task that has not begun by then is dead, without a handler having seen it; one that has begun goes on.
 func TestDeadline(t *testing.T) {
+	t.Parallel()
 	w := bustest.New(t, taskPolicy)
 	planner, exec := w.Agent("planner"), w.Agent("exec-1")
 	var runs atomic.Int64

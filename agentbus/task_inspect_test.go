@@ -67,7 +67,7 @@ func TestQueueInfo(t *testing.T) {
 		if i.Oldest.IsZero() || !i.Oldest.Equal(i.Priorities[3].Oldest) || i.Oldest.Before(ulidTime(first)) {
 			t.Errorf("the oldest is of %v", i.Oldest)
 		}
-		if s := i.Streams; s.Log.Messages != 7 || s.Log.Bytes == 0 || s.Results.Messages != 4 || s.Delayed.Messages != 2 || s.Controls.Messages == 0 || s.Log.MaxBytes != 0 {
+		if s := i.Streams; s.Log.Messages != 8 || s.Log.Bytes == 0 || s.Results.Messages != 4 || s.Delayed.Messages != 2 || s.Controls.Messages == 0 || s.Log.MaxBytes != 0 {
 			t.Errorf("%+v", s)
 		}
 	}

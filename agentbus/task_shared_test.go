@@ -56,8 +56,8 @@ func TestSharedMessage(t *testing.T) {
 	bustest.Check(t, err)
 	list, err := planner.EnqueueBatch(w.Ctx(), "work", named(16, agentbus.MaxAttempts(3), agentbus.Backoff(time.Millisecond, time.Millisecond)))
 	bustest.Check(t, err)
-	if n := streamOf(t, w, policy.TaskStream("work")).Msgs; n != 1 {
-		t.Fatalf("%d messages, want all tasks in one", n)
+	if n := streamOf(t, w, policy.TaskStream("work")).Msgs; n != 2 {
+		t.Fatalf("%d messages, want all tasks in one, and a session note", n)
 	}
 	for i, h := range list {
 		m, err := h.Result(w.Ctx())
@@ -90,7 +90,7 @@ func TestSharedMessage(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	js := ownerOf(t, w)
-	eventually(t, "the message is settled", func() bool { return consumerOf(t, w, js, "work").AckFloor.Stream == 1 })
+	eventually(t, "the message is settled", func() bool { return consumerOf(t, w, js, "work").AckFloor.Stream == 2 })
 }
 
 // TestSharedAmongWorkers: tasks of one message run at as many workers as there are handlers for, all at once.

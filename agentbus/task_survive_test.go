@@ -27,6 +27,7 @@ func counting(runs *atomic.Int64) agentbus.TaskHandler {
 // TestReplayedTasks: a broker that puts settled tasks into the log again, or loses what it knows of them, has no handler
 // see them: not of the same worker, not of another, not after a restart. One that is not settled is worked on.
 func TestReplayedTasks(t *testing.T) {
+	t.Parallel()
 	w := bustest.New(t, taskPolicy)
 	planner, exec := w.Agent("planner"), w.Agent("exec-1")
 	js := ownerOf(t, w)
@@ -78,6 +79,7 @@ func TestReplayedTasks(t *testing.T) {
 // TestRedelivered: a task that was handed out and not settled is worked on by another worker too, with nothing counted
 // against it. The worker that has it goes on with it when it is handed out to itself.
 func TestRedelivered(t *testing.T) {
+	t.Parallel()
 	w := bustest.New(t, taskPolicy)
 	planner, exec := w.Agent("planner"), w.Agent("exec-1")
 	js := ownerOf(t, w)
@@ -124,13 +126,14 @@ func TestRedelivered(t *testing.T) {
 
 // TestBatchIsWhole: of tasks that are enqueued together all or none are stored, and their handles are in order.
 func TestBatchIsWhole(t *testing.T) {
+	t.Parallel()
 	w := bustest.New(t, taskPolicy)
 	planner, exec := w.Agent("planner"), w.Agent("exec-1")
 	js := ownerOf(t, w)
 	s, err := js.Stream(w.Ctx(), policy.TaskStream("work"))
 	bustest.Check(t, err)
 	config := s.CachedInfo().Config
-	config.MaxMsgs = 10 // seven for the batch
+	config.MaxMsgs = 11 // a session note, and seven for the batch
 	_, err = js.UpdateStream(w.Ctx(), config)
 	bustest.Check(t, err)
 	list := make([]agentbus.NewTask, 100)
@@ -176,6 +179,7 @@ func TestBatchIsWhole(t *testing.T) {
 
 // TestTasksOverRestart: a broker goes away and comes back while tasks are enqueued, worked on and waited for.
 func TestTasksOverRestart(t *testing.T) {
+	t.Parallel()
 	w := bustest.New(t, taskPolicy)
 	dir := t.TempDir()
 	connect := func() *agentbus.Bus {

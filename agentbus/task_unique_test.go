@@ -42,7 +42,7 @@ func claims(t testing.TB, w *bustest.World, js jetstream.JetStream) (subjects []
 	t.Helper()
 	state := streamOf(t, w, policy.TaskStream("work"))
 	for seq := state.FirstSeq; seq <= state.LastSeq; seq++ {
-		if m := storedTask(t, w, js, seq); strings.HasPrefix(m.Subject, "sb.unique.") {
+		if m := storedAt(t, w, js, seq); strings.HasPrefix(m.Subject, "sb.unique.") {
 			subjects = append(subjects, m.Subject)
 		}
 	}
@@ -283,7 +283,7 @@ func TestUniqueLine(t *testing.T) {
 		cutting.Go(func() {
 			bustest.Receive(t, stored) // it is with the broker
 			line.deaf.Store(true)
-			eventually(t, "the broker has it", func() bool { return streamOf(t, w, policy.TaskStream("work")).Msgs == uint64(2+rounds) })
+			eventually(t, "the broker has it", func() bool { return streamOf(t, w, policy.TaskStream("work")).Msgs == uint64(3+rounds) })
 			line.cut()
 			line.deaf.Store(false)
 		})

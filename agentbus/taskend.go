@@ -181,9 +181,8 @@ func (w *Worker) refuse(l *lease, err error) {
 // passes reports whether a rejection may say more of this agent than of the task, and when to look again: a policy has
 // taken the queue from it, or has not reached it that lets the enqueuer in; or its clock is behind the enqueuer's.
 func (w *Worker) passes(l *lease, r *keyring.Rejection) (time.Duration, bool) {
-	ch, err := policy.Queue(l.source.queue.name)
 	switch {
-	case err != nil || !w.bus.ring.Policy().CanRead(ch, w.bus.self.Name()):
+	case !w.bus.ring.Policy().MayWork(l.source.queue.name, w.bus.self.Name()):
 		return lookPause, true
 	case r.Reason == keyring.NotEntitled:
 		return lookPause, l.delivered < 3

@@ -98,6 +98,10 @@ func (w *Worker) unpack(first *leasedTask) *leasedTask {
 func (w *Worker) open(first *leasedTask) ([]*leasedTask, error) {
 	l := first.lease
 	q := l.source.queue
+	if !w.bus.ring.Policy().MayWork(q.name, w.bus.self.Name()) {
+		// It may still read the queue, and so could open the task.
+		return nil, &keyring.Rejection{Reason: keyring.NotEntitled, Detail: "this agent no longer works on the queue"}
+	}
 	var o keyring.Opened
 	want := &keyring.Want{Kinds: keyring.Kinds(envelope.KindTask), Recipient: taskRecipient(q.name, l.msg.Subject)}
 	if err := q.rc.Open(l.msg.Data, want, &o); err != nil {

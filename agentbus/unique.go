@@ -114,6 +114,7 @@ type uniqueClaim struct {
 	after   time.Duration
 	hashes  []string // the first is the one to claim
 	task    *parcel
+	notes   []*keyring.Bundle // that are to be stored before it
 }
 
 // claimOf finds the hashes of a key.
@@ -144,10 +145,15 @@ func (b *Bus) claimOf(ctx context.Context, queue string, it *item) (*uniqueClaim
 
 // enqueue stores the task where its claim belongs, as soon as nothing stands there. The frame is sealed once: what was
 // stored of an attempt whose acknowledgement was lost is recognised.
-func (c *uniqueClaim) enqueue(ctx context.Context, l *lane, it *item) error {
+func (c *uniqueClaim) enqueue(ctx context.Context, l *lane, it *item) (err error) {
 	if err := c.older(ctx); err != nil {
 		return err
 	}
+	defer func() {
+		if c.task != nil {
+			l.settle(err, c.notes, []*keyring.Bundle{&c.task.Bundle})
+		}
+	}()
 	for wait := firstLook; ; wait = min(2*wait, time.Second) {
 		last, err := c.look(ctx, c.hashes[0])
 		if err != nil {
@@ -160,7 +166,7 @@ func (c *uniqueClaim) enqueue(ctx context.Context, l *lane, it *item) error {
 			return err
 		}
 		if c.task == nil {
-			if c.task, err = c.seal(ctx, l, it); err != nil {
+			if err = c.seal(ctx, l, it); err != nil {
 				return err
 			}
 		}
@@ -201,18 +207,28 @@ func (c *uniqueClaim) older(ctx context.Context) error {
 	return failed
 }
 
-// seal makes the frame.
-func (c *uniqueClaim) seal(ctx context.Context, l *lane, it *item) (*parcel, error) {
+// seal makes the frame, and stores the session notes that belong before it.
+func (c *uniqueClaim) seal(ctx context.Context, l *lane, it *item) error {
 	p := &parcel{Bundle: keyring.Bundle{Kind: it.kind, Recipient: policy.UniqueRecipient(c.queue, c.hashes[0], it.unique.priority)},
 		subject: policy.UniqueSubject(c.queue, c.hashes[0], it.unique.priority)}
 	p.Messages.Reset(it.committed)
 	if err := p.Messages.Add(&it.message); err != nil {
-		return nil, err
+		return err
 	}
-	if err := l.seal(&batch{parcels: []*parcel{p}, count: 1, since: time.Now()}); err != nil {
-		return nil, err
+	bt := &batch{parcels: []*parcel{p}, count: 1, since: time.Now()}
+	if err := l.seal(ctx, bt); err != nil {
+		return err
 	}
-	return p, ctx.Err()
+	c.task, c.notes = p, bt.notes
+	if len(c.notes) == 0 {
+		return ctx.Err()
+	}
+	err := c.bus.store.append(ctx, l.stream(), l.noteEntries(c.notes))
+	if err == nil {
+		l.settle(nil, c.notes)
+		c.notes = nil
+	}
+	return err
 }
 
 // store stores the task if what was stored last under the claim is what was seen.

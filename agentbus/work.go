@@ -164,6 +164,9 @@ func (w *Worker) queue(ctx context.Context, name string, weight int) (*workQueue
 	if err != nil {
 		return nil, err
 	}
+	if p := b.ring.Policy(); !p.MayWork(name, b.self.Name()) {
+		return nil, fmt.Errorf("%w: %s does not let %q work on queue %s", ErrNotEntitled, p.Where(ch), b.self.Name(), name)
+	}
 	q := &workQueue{worker: w, name: name, weight: weight}
 	q.teller = newTeller(q)
 	if q.rc, err = b.storedReceiver(ctx, ch); err != nil {
