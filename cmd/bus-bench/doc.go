@@ -9,7 +9,7 @@
 // is package agentbus. They take turns within one run, so that what else the machine does meets both, and a ratio is
 // the median over the rounds. A ratio above 1 means that sealed is better, also where less is better.
 //
-// Where plain NATS needs a stream or a consumer that agents have no right to make, in task/work, task/round and task/idle,
+// Where plain NATS needs a stream or a consumer that agents have no right to make, in task/work, task/round, task/idle and replay,
 // its side is an operator in the account of streams itself, without the import that sealed goes through. Everything in
 // a stream is synced before it is acknowledged, on both sides.
 //

@@ -27,7 +27,7 @@ func parseFlags(args []string, list []trial, full, quick pace) (o options, err e
 	f.StringVar(&o.pattern, "case", "", "")
 	f.StringVar(&o.cpuProfile, "cpuprofile", "", "")
 	f.StringVar(&o.memProfile, "memprofile", "", "")
-	sizes, rounds, members := f.String("size", "", ""), f.Int("rounds", 0, ""), f.Int("members", 0, "")
+	sizes, rounds, members, messages := f.String("size", "", ""), f.Int("rounds", 0, ""), f.Int("members", 0, ""), f.Int("messages", 0, "")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -53,6 +53,12 @@ func parseFlags(args []string, list []trial, full, quick pace) (o options, err e
 			return o, fmt.Errorf("--members %d: give 2 to %d", *members, maxMembers)
 		}
 		o.pace.members = upTo(*members)
+	}
+	if given(f, "messages") {
+		if *messages < 1 || *messages > maxReplay {
+			return o, fmt.Errorf("--messages %d: give 1 to %d", *messages, maxReplay)
+		}
+		o.pace.replay = *messages
 	}
 	if *sizes != "" {
 		list, err := parseSizes(*sizes)

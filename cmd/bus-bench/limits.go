@@ -20,6 +20,11 @@ const (
 	delayLead = 3 * time.Second // until the first delayed task is due: so long that all are held by the broker before
 	delayStep = 5 * time.Millisecond
 
+	replaySize = 1 << 10
+	maxReplay  = 100_000_000            // messages
+	slowest    = 200 * time.Microsecond // for each of them
+	heapLook   = 2 * time.Millisecond   // between two looks at the heap
+
 	minSize    = 1
 	maxRounds  = 99
 	maxMembers = 1000
@@ -45,6 +50,7 @@ type pace struct {
 	inFlight, subscribers, channels, members []int
 
 	delayed int  // tasks that wait for their time at once
+	replay  int  // messages that are read back
 	fewer   bool // requests at once of the smallest size alone
 }
 
@@ -52,12 +58,14 @@ var (
 	fullPace = pace{
 		rounds: 5, round: 400 * time.Millisecond, warm: 150 * time.Millisecond,
 		sizes: allSizes, loneSizes: allSizes, fanoutSizes: allSizes[:2], channelSizes: allSizes[:1], taskSizes: allSizes[:2],
-		inFlight: []int{1, 8, 64}, subscribers: []int{1, 10, 100}, channels: []int{1, 10, 100}, members: []int{10, 100}, delayed: 200,
+		inFlight: []int{1, 8, 64}, subscribers: []int{1, 10, 100}, channels: []int{1, 10, 100}, members: []int{10, 100},
+		delayed: 200, replay: 100_000,
 	}
 	quickPace = pace{
 		rounds: 3, round: 70 * time.Millisecond, warm: 20 * time.Millisecond,
 		sizes: allSizes, loneSizes: allSizes[:2], fanoutSizes: allSizes[:1], channelSizes: allSizes[:1], taskSizes: allSizes[:1],
-		inFlight: []int{1, 8, 64}, subscribers: []int{10}, channels: []int{10, 100}, members: []int{10}, delayed: 50, fewer: true,
+		inFlight: []int{1, 8, 64}, subscribers: []int{10}, channels: []int{10, 100}, members: []int{10}, fewer: true,
+		delayed: 50, replay: 10_000,
 	}
 	allSizes = []int{128, 1 << 10, 16 << 10, 256 << 10}
 )

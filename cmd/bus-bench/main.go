@@ -34,6 +34,7 @@ Flags:
   --size LIST        payload sizes instead of the usual: 128,1KiB,16KiB,256KiB
   --members N        up to how many members a topic gets, 2 to 1,000, instead of the usual 100 (10 with
                      --quick); to gather them takes longer than in proportion to their number
+  --messages N       how many messages are read back, instead of the usual 100,000 (10,000 with --quick)
   --rounds N         rounds instead of the usual 5, or 3 with --quick
   --cpuprofile FILE  write a CPU profile of the whole run; with --case, of that case
   --memprofile FILE  write a profile of what was allocated

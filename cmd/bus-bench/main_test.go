@@ -19,7 +19,8 @@ import (
 var tiny = pace{
 	rounds: 1, round: 5 * time.Millisecond, warm: time.Millisecond,
 	sizes: []int{128, 20 << 10}, loneSizes: []int{128}, fanoutSizes: []int{128}, channelSizes: []int{128}, taskSizes: []int{128},
-	inFlight: []int{1, 8}, subscribers: []int{3}, channels: []int{3}, members: []int{3}, delayed: 20,
+	inFlight: []int{1, 8}, subscribers: []int{3}, channels: []int{3}, members: []int{3},
+	delayed: 20, replay: 300,
 }
 
 // result is what a run of the program left behind.
@@ -79,6 +80,7 @@ func TestEverything(t *testing.T) {
 		"channels/unsigned, 128 B 3 channels", "channels/signed, 128 B 3 channels", "members/rotate, 3 members", "members/stored, 3 members",
 		"task/enqueue, 128 B 8 in flight", "task/enqueue/one, 128 B 8 in flight", "task/batch, 128 B", "task/work, 128 B 8 in flight",
 		"task/round/p50, 128 B", "task/round/p99, 128 B", "task/idle, 128 B", "task/late/p50, 20 in flight", "task/late/max, 20 in flight",
+		"replay/shared, 1 KiB 300", "replay/lone, 1 KiB 300",
 	}
 	if got := points(r); !slices.Equal(got, want) {
 		t.Errorf("rows: %q\nwant: %q", got, want)
@@ -171,6 +173,7 @@ func TestUnusable(t *testing.T) {
 		{"too many rounds", []string{"--rounds", "100"}, "--rounds 100"},
 		{"one member", []string{"--members", "1"}, "--members 1"},
 		{"too many members", []string{"--members", "1001"}, "--members 1001"},
+		{"no messages", []string{"--messages", "0"}, "--messages 0"},
 		{"profile nowhere", []string{"--cpuprofile", filepath.Join(t.TempDir(), "none", "cpu")}, "--cpuprofile"},
 		{"profile a directory", []string{"--memprofile", t.TempDir()}, "--memprofile"},
 	} {

@@ -54,6 +54,9 @@ func (p *page) row(r row) {
 	if r.Difference != nil {
 		bytes = fmt.Sprintf("%-17s %+.1f %s", bytes, *r.Difference, r.Unit)
 	}
+	if r.Peak != nil {
+		bytes = fmt.Sprintf("%-17s live MiB %s", bytes, pair(r.Peak))
+	}
 	ratio, spread, plain := "–", "", "–"
 	if r.Ratio > 0 {
 		ratio, spread, plain = strconv.FormatFloat(r.Ratio, 'f', 2, 64), fmt.Sprintf("%.2f–%.2f", r.Worst, r.Best), amount(r.Plain)
@@ -76,6 +79,8 @@ func (at point) with() string {
 		return plural(at.Channels, "channel")
 	case at.Members > 0:
 		return plural(at.Members, "member")
+	case at.Messages > 0:
+		return number(int64(at.Messages))
 	}
 	return ""
 }

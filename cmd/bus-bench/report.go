@@ -33,6 +33,7 @@ type row struct {
 	CPU        *both    `json:"cpu_us,omitempty"`     // µs of CPU time for a message: publisher, broker and subscribers
 	Allocs     *both    `json:"allocs,omitempty"`     // allocations for a message
 	Bytes      *both    `json:"alloc_bytes,omitempty"`
+	Peak       *both    `json:"live_heap_mib,omitempty"` // the most that live objects took up, the broker's included
 }
 
 // both is a figure of either side.
@@ -66,6 +67,9 @@ func newRow(name string, at point, f figure, plain, sealed []lap) row {
 	}
 	r.Allocs = pair(func(l lap) float64 { return l.allocs })
 	r.Bytes = pair(func(l lap) float64 { return l.bytes })
+	if sealed[0].peak > 0 {
+		r.Peak = pair(func(l lap) float64 { return float64(l.peak) / (1 << 20) })
+	}
 	return r
 }
 

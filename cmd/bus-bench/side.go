@@ -22,6 +22,7 @@ type outcome struct {
 	count int // messages, deliveries or requests
 	took  time.Duration
 	each  []time.Duration // of every one of them, where that is what is measured
+	peak  uint64          // the most that live objects took up, in bytes, where that is looked at
 }
 
 // openBoth makes both sides ready. What a side returns with an error is closed.

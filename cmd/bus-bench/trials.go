@@ -28,6 +28,8 @@ var trials = []trial{
 	round("task/round"),
 	idle("task/idle"),
 	delayed("task/late"),
+	replayed("replay/shared", false),
+	replayed("replay/lone", true),
 }
 
 // trial is one comparison, at one or more points.
@@ -50,6 +52,7 @@ type point struct {
 	Subscribers int `json:"subscribers,omitempty"`
 	Channels    int `json:"channels,omitempty"`
 	Members     int `json:"members,omitempty"`
+	Messages    int `json:"messages,omitempty"`
 }
 
 // figure is a row that is made of the outcomes.

@@ -150,6 +150,7 @@ type trial struct {
 	subject string // on NATS
 	reply   string
 	frames  [][]byte
+	header  nats.Header
 	want    []keyring.Reason // what the refusals should be; nil: any
 	readers []*member        // who gets to see it
 	probe   func(context.Context) error
@@ -163,7 +164,7 @@ func (s *scene) try(ctx context.Context, t trial) error {
 		marks[m] = mark{m.got.mark(), m.refused.mark()}
 	}
 	for _, f := range t.frames {
-		if err := s.enemy.agents.nc.PublishMsg(&nats.Msg{Subject: t.subject, Reply: t.reply, Data: f}); err != nil {
+		if err := s.enemy.agents.nc.PublishMsg(&nats.Msg{Subject: t.subject, Reply: t.reply, Header: t.header, Data: f}); err != nil {
 			return err
 		}
 	}

@@ -26,6 +26,7 @@ var chapters = []chapter{
 	{"rules", "The adversary makes rules of its own", rules},
 	{"door", "Strangers at the door", door},
 	{"tasks", "Tasks: one of three workers is killed, one task is dead and revived", tasks},
+	{"audit", "An auditor who cannot read, and the adversary's hand in the ledger", auditing},
 	{"disk", "The adversary takes the disk", disk},
 }
 
@@ -63,6 +64,15 @@ func (s *scene) verdict(held bool, bad, what, outcome string) {
 		s.broken = append(s.broken, what+": "+outcome)
 	}
 	s.page.status(held, "refused", bad, what, outcome)
+}
+
+// caught states what an auditor said of something that the adversary did. It held when the auditor has named it.
+func (s *scene) caught(held bool, what, outcome string) {
+	s.stated++
+	if !held {
+		s.broken = append(s.broken, what+": "+outcome)
+	}
+	s.page.status(held, "named", "MISSED", what, outcome)
 }
 
 // search states how much of what the adversary looked for it found. It held when that is nothing.

@@ -27,7 +27,8 @@ const usage = `Usage: bus-demo [flags]
 
 Starts a broker and a few agents in this process, and one more as a process that will be killed, on
 loopback, with certificates made for this run; sends a text through them, encrypted from agent to
-agent; then attacks it all with everything that the owner of the broker has.
+agent; then attacks it all with everything that the owner of the broker has, and has an auditor say
+what was done to what is kept.
 
 Flags:
   --input PATH   the text: a file, or a directory whose text files are read in order (at most 1 MiB

@@ -9,10 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
+	"github.com/sealbus/sealbus/internal/vault"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -86,7 +88,7 @@ func TestPlain(t *testing.T) {
 	if got.status != exitHeld || got.stderr != "" {
 		t.Errorf("status %d, on standard error %q", got.status, got.stderr)
 	}
-	for _, want := range append(strings.SplitAfter(rulesText, "\n"), "Report from the north meadow", "All 11 chapters held.") {
+	for _, want := range append(strings.SplitAfter(rulesText, "\n"), "Report from the north meadow", "All 12 chapters held.") {
 		if !strings.Contains(got.out, strings.TrimSpace(want)) {
 			t.Errorf("no %q in the output", want)
 		}
@@ -216,6 +218,7 @@ func TestBrokenChapter(t *testing.T) {
 	for name, bad := range map[string]func(context.Context, *scene) error{
 		"a fact":     func(_ context.Context, s *scene) error { s.fact(true, "so"); s.fact(false, "not"); return nil },
 		"an attempt": func(_ context.Context, s *scene) error { s.attempt(false, "attack", "worked"); return nil },
+		"a trick":    func(_ context.Context, s *scene) error { s.caught(false, "attack", "nothing is wrong"); return nil },
 		"a search":   func(_ context.Context, s *scene) error { s.search(1, "fragment"); return nil },
 		"an error":   func(_ context.Context, s *scene) error { s.fact(true, "so"); return errors.New("broken") },
 		"nothing":    func(context.Context, *scene) error { return nil },
@@ -254,7 +257,7 @@ func TestLeak(t *testing.T) {
 				text := s.text.pieces[3]
 				s.fact(true, "lets some words out")
 				return leak(s, text[40:40+window])
-			}}, chapters[4], chapters[9], chapters[10]}
+			}}, chapters[4], chapters[9], chapters[11]}
 			want := name
 			if name == "tasks" { // it is in the account that listen searches, and in a stream that is on the disk
 				want = "listen tasks disk"
@@ -289,6 +292,25 @@ func TestBelievedAttack(t *testing.T) {
 	}}}
 	got := play(t, list)
 	if got.status != exitFailed || !strings.Contains(got.out, "GOT IN") || !strings.Contains(got.out, "2 believed") {
+		t.Errorf("status %d\n%s", got.status, got.out)
+	}
+}
+
+// TestTouchedLedger has somebody delete a message before the auditor looks, and wants it to see that.
+func TestTouchedLedger(t *testing.T) {
+	list := []chapter{chapters[1], {"touch", "A touch", func(ctx context.Context, s *scene) error {
+		s.fact(true, "takes a message out")
+		if _, err := s.audit.Verify(ctx, ledgerStream); err != nil { // so that it is logged
+			return err
+		}
+		v, err := vault.TakeOut(ctx, s.enemy.store.nc, ledgerStream)
+		if err != nil {
+			return err
+		}
+		return v.With(slices.Delete(slices.Clone(v.Messages), 4, 5)).PutBack(ctx, s.enemy.store.nc)
+	}}, chapters[10]}
+	got := play(t, list)
+	if got.status != exitFailed || !strings.Contains(got.out, "NOT SO   completeness: ") || !strings.Contains(got.out, "the first at message 5") {
 		t.Errorf("status %d\n%s", got.status, got.out)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/sealbus/sealbus/agentbus"
+	"github.com/sealbus/sealbus/audit"
 	"github.com/sealbus/sealbus/broker"
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/identity/devca"
@@ -31,7 +32,7 @@ const rulesText = `trust_domain: demo.example
 revision: 1
 topics:
   findings: {publish: [scout, "writer-*"], subscribe: [planner, critic]}
-  ledger:   {publish: [scout], subscribe: [planner, critic], retain: 24h}
+  ledger:   {publish: [scout], subscribe: [planner, critic], audit: [auditor], retain: 24h}
   scratch:  {publish: [scout], subscribe: [planner, critic], signed: false}
 services:
   summarise: {call: [planner], serve: ["writer-*"]}
@@ -65,9 +66,11 @@ type stage struct {
 	enemy    *adversary
 	needles  *needles // what the adversary would like to find
 
-	scout, planner, critic *member
-	writers                []*member
-	lock                   tink.AEAD // under which the critic keeps its keys
+	scout, planner, critic, auditor *member
+	audit                           *agentbus.Auditor // of the ledger
+	second                          *audit.Directory  // where its checkpoints are kept besides
+	writers                         []*member
+	lock                            tink.AEAD // under which the critic keeps its keys
 
 	first time.Duration // from having connected to the first message
 	count int           // of the probes
@@ -185,7 +188,7 @@ func (st *stage) gather(ctx context.Context) (err error) {
 	for _, a := range []struct {
 		name string
 		to   **member
-	}{{"scout", &st.scout}, {"planner", &st.planner}, {"critic", &st.critic}} {
+	}{{"auditor", &st.auditor}, {"scout", &st.scout}, {"planner", &st.planner}, {"critic", &st.critic}} {
 		if *a.to, err = st.connect(ctx, a.name); err != nil {
 			return fmt.Errorf("connecting %s: %w", a.name, err)
 		}
@@ -229,7 +232,7 @@ func (st *stage) criticDir() string { return filepath.Join(st.work, "critic") }
 
 // members returns all agents.
 func (st *stage) members() []*member {
-	return append([]*member{st.scout, st.planner, st.critic}, st.writers...)
+	return append([]*member{st.scout, st.planner, st.critic, st.auditor}, st.writers...)
 }
 
 // readers returns those who read the topics.
@@ -249,6 +252,9 @@ func (st *stage) greet(ctx context.Context) error {
 	if err := st.serve(ctx); err != nil {
 		return err
 	}
+	if err := st.follow(ctx); err != nil {
+		return err
+	}
 	for i, subject := range []string{findings, ledger, scratch} {
 		if err := st.probe(ctx, subject); err != nil {
 			return err
@@ -263,6 +269,17 @@ func (st *stage) greet(ctx context.Context) error {
 	_, err := st.planner.bus.RequestService(ctx, summary, nil)
 	return err
 }
+
+// follow has the auditor begin, before there is anything to audit.
+func (st *stage) follow(ctx context.Context) (err error) {
+	if st.second, err = audit.NewDirectory(filepath.Join(st.work, "second")); err != nil {
+		return err
+	}
+	st.audit, err = st.auditor.bus.Audit(ctx, agentbus.AuditConfig{Dir: st.auditDir(), Second: st.second})
+	return err
+}
+
+func (st *stage) auditDir() string { return filepath.Join(st.work, "audit") }
 
 func (m *member) receive(_ context.Context, msg *agentbus.Message) error {
 	m.got.add(msg)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/sealbus/sealbus/agentbus"
 	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/keyring"
@@ -51,6 +53,7 @@ func tamper(ctx context.Context, s *scene) error {
 		s.on(findings, "replays all "+number(len(live))+" that it has heard on findings", old, live...),
 		s.on(ledger, "replays all "+number(len(kept))+" that are kept in the ledger", old, kept...),
 	} {
+		t.header = unstored
 		if len(t.frames) == 0 {
 			return errors.New("nothing was heard that could be replayed")
 		}
@@ -60,6 +63,9 @@ func tamper(ctx context.Context, s *scene) error {
 	}
 	return nil
 }
+
+// unstored has the store refuse a message that is delivered live all the same: the adversary leaves no traces in the ledger.
+var unstored = nats.Header{"Nats-Expected-Stream": {"another"}}
 
 // heldBack returns a frame sealed by the scout that was never sent.
 func (s *scene) heldBack(ctx context.Context, text string) ([]byte, error) {
