@@ -25,7 +25,7 @@ func TestReplayAtOnce(t *testing.T) {
 			t.Parallel()
 			w := bustest.New(t, framesPolicy)
 			evil, planner, feed := attack(t, w), sit(t, w, "planner"), sit(t, w, "feed-1")
-			got, tapped := planner.subscribe(w, topic+".>"), evil.tap("sb.topic.>")
+			got, tapped := planner.subscribe(w, topic+".>"), evil.tap("sb.topic."+topic+".a")
 			bustest.Check(t, feed.Publish(w.Ctx(), topic+".a", []byte("once")))
 			wants(t, got, "feed-1", "once")
 			frame := bustest.Receive(t, tapped).Data

@@ -83,7 +83,13 @@ func TestAgentCannotCutListingsShort(t *testing.T) {
 // publishMalformed speaks the protocol by hand, to send a header block that is none.
 func publishMalformed(t *testing.T, w *bustest.World, subject string) {
 	t.Helper()
-	config, err := identity.ClientTLS(w.Source("exec-9"))
+	publishHeader(t, w, "exec-9", subject, "NATS/1.0\r\ngarbage without a colon\r\n\r\n")
+}
+
+// publishHeader publishes a message with a header block as it stands.
+func publishHeader(t *testing.T, w *bustest.World, agent, subject, header string) {
+	t.Helper()
+	config, err := identity.ClientTLS(w.Source(agent))
 	bustest.Check(t, err)
 	conn, err := tls.Dial("tcp", w.Node.Addr().String(), config)
 	bustest.Check(t, err)
@@ -92,7 +98,7 @@ func publishMalformed(t *testing.T, w *bustest.World, subject string) {
 	in := bufio.NewReader(conn)
 	_, err = in.ReadString('\n') // INFO
 	bustest.Check(t, err)
-	header, payload := "NATS/1.0\r\ngarbage without a colon\r\n\r\n", "text"
+	const payload = "text"
 	_, err = fmt.Fprintf(conn, "CONNECT {\"verbose\":false,\"headers\":true,\"lang\":\"go\",\"protocol\":1}\r\nHPUB %s %d %d\r\n%s%s\r\nPING\r\n",
 		subject, len(header), len(header)+len(payload), header, payload)
 	bustest.Check(t, err)

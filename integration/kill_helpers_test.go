@@ -22,6 +22,7 @@ import (
 	"github.com/sealbus/sealbus/identity"
 	"github.com/sealbus/sealbus/identity/devca"
 	"github.com/sealbus/sealbus/internal/bustest"
+	"github.com/sealbus/sealbus/internal/envelope"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -112,13 +113,18 @@ type killWorld struct {
 
 func newKillWorld(t testing.TB) *killWorld {
 	t.Helper()
+	return newKillWorldUnder(t, killPolicy)
+}
+
+func newKillWorldUnder(t testing.TB, yaml string) *killWorld {
+	t.Helper()
 	ca, err := devca.New(bustest.Domain)
 	bustest.Check(t, err)
 	operator, err := identity.GenerateOperatorKey()
 	bustest.Check(t, err)
 	w := &killWorld{t: t, ca: ca, operator: operator, dir: t.TempDir(), listen: "127.0.0.1:0",
 		agents: make(map[string]*killedProcess), lives: make(map[string]int)}
-	signed, err := policy.Sign([]byte(killPolicy), operator, time.Now())
+	signed, err := policy.Sign([]byte(yaml), operator, time.Now())
 	bustest.Check(t, err)
 	bustest.Check(t, os.WriteFile(filepath.Join(w.dir, "policy"), signed, 0o600))
 	bustest.Check(t, os.WriteFile(filepath.Join(w.dir, "operator"), []byte(operator.Fingerprint().String()), 0o600))
@@ -227,6 +233,8 @@ func (w *killWorld) store() jetstream.JetStream {
 type noted struct {
 	state jetstream.StreamState
 	ids   map[string]int // how many messages there are of each task
+
+	messages []*jetstream.RawStreamMsg
 }
 
 // look lists a whole stream. ids says which tasks a message stands for.
@@ -243,6 +251,7 @@ func (w *killWorld) look(js jetstream.JetStream, stream string, ids func(*jetstr
 		for m, err := range some {
 			bustest.Check(w.t, err)
 			if next = m.Sequence + 1; m.Sequence <= found.state.LastSeq {
+				found.messages = append(found.messages, m)
 				for _, id := range ids(m) {
 					found.ids[id]++
 				}
@@ -259,6 +268,9 @@ func (w *killWorld) tasksIn(m *jetstream.RawStreamMsg) (ids []string) {
 		return nil
 	}
 	f := parse(w.t, m.Data)
+	if f.Kind != envelope.KindTask { // a session note
+		return nil
+	}
 	for i := range uint64(f.Count) {
 		id := f.ID
 		binary.BigEndian.PutUint64(id[8:], binary.BigEndian.Uint64(id[8:])+i)

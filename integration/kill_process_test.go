@@ -27,7 +27,7 @@ const killEnv = "SEALBUS_KILL_PROCESS"
 
 // killSpec is what one process is.
 type killSpec struct {
-	Role   string // "broker", "worker", "producer" or "collector"
+	Role   string // "broker", "worker", "producer", "collector" or "auditor"
 	Name   string // in the certificate
 	Dir    string // of the world
 	Listen string // the broker's address
@@ -46,7 +46,7 @@ func killChild(text string) int {
 			os.Exit(0)
 		}()
 		err = map[string]func(killSpec) error{
-			"broker": killBroker, "worker": killWorker, "producer": killProducer, "collector": killCollector,
+			"broker": killBroker, "worker": killWorker, "producer": killProducer, "collector": killCollector, "auditor": killAuditor,
 		}[s.Role](s)
 	}
 	if err != nil {

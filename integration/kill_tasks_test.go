@@ -15,10 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/oklog/ulid/v2"
 
 	"github.com/sealbus/sealbus/agentbus"
 	"github.com/sealbus/sealbus/internal/bustest"
+	"github.com/sealbus/sealbus/keyring"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -260,8 +262,32 @@ func (w *killWorld) account(l *ledger) {
 	if others > len(l.unsure) {
 		w.t.Errorf("%d tasks in the log were not acknowledged, of %d whose call failed", others, len(l.unsure))
 	}
+	w.accountSessions(log.messages)
 	w.accountRuns(l, others)
 	w.t.Logf("tasks acknowledged: %d, of these lost: %d; calls that failed: %d, of these stored all the same: %d", len(l.acked), lost, len(l.unsure), others)
+}
+
+// accountSessions looks whether enqueuers have said of every number what became of it. One that was killed cannot, of those that were
+// under way then: nobody says either how its session ended.
+func (w *killWorld) accountSessions(messages []*jetstream.RawStreamMsg) {
+	w.t.Helper()
+	list, wrong := bustest.SessionsOf(w.t, messages)
+	if len(wrong) > 0 {
+		w.t.Errorf("wrong with the enqueuers' sessions is %q", wrong)
+	}
+	open, lost := 0, 0
+	for _, s := range list {
+		if s.End > 0 && len(s.Missing) > 0 {
+			w.t.Errorf("session %s of %s, which has ended, lacks %d", s.ID, s.Sender, s.Missing)
+		}
+		if s.End == 0 {
+			open, lost = open+1, lost+len(s.Missing)
+		}
+		if n := len(s.Missing); n > 0 && s.Missing[0]+keyring.MaxUnproven < s.Top {
+			w.t.Errorf("session %s of %s lacks %d, of %d", s.ID, s.Sender, s.Missing, s.Top)
+		}
+	}
+	w.t.Logf("enqueuers' sessions: %d, of these without an end: %d; numbers that these lack: %d", len(list), open, lost)
 }
 
 // accountRuns counts the runs of handlers by what the workers have noted.
@@ -368,5 +394,6 @@ func TestKillProducer(t *testing.T) {
 			t.Errorf("task %d, %s, acknowledged: %d times in the log", n, id, log.ids[id.String()])
 		}
 	}
+	w.accountSessions(log.messages)
 	t.Logf("%6.2fs the end; %d tasks acknowledged, %d in the log, %d results by id after the restart", time.Since(began).Seconds(), len(l.acked), len(log.ids), len(results))
 }
