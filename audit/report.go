@@ -230,23 +230,26 @@ func (r *Report) String() string {
 		fmt.Fprintf(&b, "also      checkpoints of another log: %s\n", o)
 	}
 	for _, v := range r.Verdicts() {
-		fmt.Fprintf(&b, "\n%-13s %-9s %s\n", v.Name, v.State, v.Detail)
-		v.page(&b)
+		fmt.Fprintf(&b, "\n%s", v)
 	}
 	return b.String()
 }
 
-func (v *Verdict) page(b *strings.Builder) {
+// String returns a verdict as some lines to read.
+func (v *Verdict) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-13s %-9s %s\n", v.Name, v.State, v.Detail)
 	for _, f := range v.Figures {
-		fmt.Fprintf(b, "  %12d  %s\n", f.Value, f.Name)
+		fmt.Fprintf(&b, "  %12d  %s\n", f.Value, f.Name)
 	}
 	for i, f := range v.Kept {
 		if i == shownFindings {
-			fmt.Fprintf(b, "  and %d more\n", v.Findings+v.Open-shownFindings)
+			fmt.Fprintf(&b, "  and %d more\n", v.Findings+v.Open-shownFindings)
 			break
 		}
-		fmt.Fprintf(b, "  %s: %s: %s\n", f.State, f.At, f.Detail)
+		fmt.Fprintf(&b, "  %s: %s: %s\n", f.State, f.At, f.Detail)
 	}
+	return b.String()
 }
 
 func (r *Report) date(t time.Time) string {

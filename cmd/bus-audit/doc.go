@@ -2,6 +2,7 @@
 //
 //	bus-audit verify ledger.export --operator sha256:9b02… --ca ca.pem
 //	bus-audit show ledger.export
+//	bus-audit compare ledger.export other-auditor/SB_TOPIC_ledger
 //	bus-audit prove ledger.export --sequence 42 --out 42.proof
 //	bus-audit check-proof 42.proof --cards ledger.export --operator sha256:9b02… --ca ca.pem
 //	bus-audit disclosed offer.disclosure --operator sha256:9b02… --ca ca.pem

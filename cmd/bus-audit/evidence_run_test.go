@@ -20,6 +20,7 @@ func TestHandedOut(t *testing.T) {
 	t.Run("verify", e.verify)
 	t.Run("exit statuses", e.statuses)
 	t.Run("show", e.show)
+	t.Run("compare", e.compare)
 	t.Run("proof", e.proof)
 	t.Run("disclosed", e.disclosed)
 	t.Run("another's trust", e.anothersTrust)
@@ -132,6 +133,24 @@ func (e *evidence) show(t *testing.T) {
 	}
 }
 
+// compare has the logs of auditors who were shown the same, and of one who was not.
+func (e *evidence) compare(t *testing.T) {
+	got := audited(t, "compare", e.export, e.second)
+	if got.status != exitOK || !strings.Contains(got.out, "both logs say the same") || !strings.Contains(got.out, "example.org/auditor/") {
+		t.Errorf("status %d, %s%s", got.status, got.out, got.stderr)
+	}
+	for _, logs := range [][]string{{e.log, e.third}, {e.third, e.export}} {
+		got = audited(t, "compare", logs[0], logs[1])
+		if got.status != exitFailed || got.stderr != "" || !strings.Contains(got.out, "the first at message 3") {
+			t.Errorf("status %d, %s%s", got.status, got.out, got.stderr)
+		}
+		c := parse[comparison](t, audited(t, "compare", "--json", logs[0], logs[1]).out)
+		if c.ExitStatus != exitFailed || c.Agreement.State != "failed" || c.Agreement.Findings != 1 || c.Agreement.First.Sequence != 3 || c.Logs[0] == c.Logs[1] {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
 func (e *evidence) proof(t *testing.T) {
 	number := strconv.FormatUint(e.sequence, 10)
 	for _, from := range []string{e.export, e.log} {
@@ -237,7 +256,7 @@ func (e *evidence) brokenFiles(t *testing.T) {
 		"cut": write(t, "cut", whole[:len(whole)/2]), "no log": t.TempDir(),
 	} {
 		for _, args := range [][]string{
-			e.with("verify", path), {"show", path}, {"prove", path, "--sequence", "1"}, e.with("check-proof", path, "--cards", e.export),
+			e.with("verify", path), {"show", path}, {"compare", e.export, path}, {"compare", path, e.export}, {"prove", path, "--sequence", "1"}, e.with("check-proof", path, "--cards", e.export),
 			e.with("disclosed", path),
 		} {
 			if got := audited(t, args...); got.status != exitFailed || got.out != "" || !strings.HasPrefix(got.stderr, "bus-audit: ") || strings.Contains(got.stderr, "Usage") {

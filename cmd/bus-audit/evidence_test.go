@@ -7,12 +7,14 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/sealbus/sealbus/agentbus"
 	"github.com/sealbus/sealbus/audit"
 	"github.com/sealbus/sealbus/identity/devca"
 	"github.com/sealbus/sealbus/internal/bustest"
+	"github.com/sealbus/sealbus/internal/vault"
 	"github.com/sealbus/sealbus/policy"
 )
 
@@ -32,6 +34,8 @@ type evidence struct {
 	unclosed   string // of one whose sender was still there
 	forged     string // of one into which the broker's owner has put a message of its own
 	log        string // directory of the log
+	second     string // of another auditor's, which was shown the same
+	third      string // and of one that was shown a message with a bit turned over
 	disclosure string // of the message that is evil
 	data       string // that message as the stream holds it
 	sequence   uint64 // its place
@@ -56,6 +60,7 @@ func gather(t *testing.T) *evidence {
 	e.unclosed = filepath.Join(e.dir, "unclosed")
 	check(t, a.Export(w.Ctx(), stream, e.unclosed, agentbus.AuditRange{}))
 	check(t, feed.Close())
+	e.second = e.another(t, w, "second")
 	e.export, e.log = filepath.Join(e.dir, "export"), filepath.Join(e.dir, "audit", stream)
 	check(t, a.Export(w.Ctx(), stream, e.export, agentbus.AuditRange{}))
 	raw, err := a.Disclose(w.Ctx(), stream, e.sequence, 0)
@@ -68,7 +73,30 @@ func gather(t *testing.T) *evidence {
 	e.forged = filepath.Join(e.dir, "forged")
 	check(t, a.Export(w.Ctx(), stream, e.forged, agentbus.AuditRange{}))
 	check(t, a.Stop())
+	store := w.Admin("STORE")
+	v, err := vault.TakeOut(w.Ctx(), store, stream)
+	check(t, err)
+	bent := slices.Clone(v.Messages)
+	bent[2].Data = bytes.Clone(bent[2].Data)
+	bent[2].Data[len(bent[2].Data)-1] ^= 1
+	check(t, v.With(bent).PutBack(w.Ctx(), store))
+	e.third = e.another(t, w, "third")
 	return e
+}
+
+// another has another auditor log what the broker shows it, and returns the directory of its log.
+func (e *evidence) another(t *testing.T, w *bustest.World, name string) string {
+	t.Helper()
+	dir := filepath.Join(e.dir, name)
+	b := w.Agent("auditor")
+	defer b.Close()
+	a, err := b.Audit(w.Ctx(), agentbus.AuditConfig{Dir: dir})
+	check(t, err)
+	if _, err := a.Verify(w.Ctx(), policy.TopicStream("ledger")); err != nil { // when all is logged that is there
+		t.Fatal(err)
+	}
+	check(t, a.Stop())
+	return filepath.Join(dir, policy.TopicStream("ledger"))
 }
 
 func authority(ca *devca.CA) []byte {

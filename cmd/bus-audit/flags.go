@@ -15,6 +15,7 @@ import (
 // options are what the command line says.
 type options struct {
 	command, file         string
+	other                 string // to be compared with
 	operators             []identity.Fingerprint
 	ca, domain            string
 	fresh                 time.Duration
@@ -65,7 +66,12 @@ func parseFlags(args []string) (o options, err error) {
 	if err != nil {
 		return o, err
 	}
-	if len(files) != 1 {
+	switch {
+	case o.command == "compare" && len(files) != 2:
+		return o, fmt.Errorf("compare takes two files, not %d", len(files))
+	case o.command == "compare":
+		o.other = files[1]
+	case len(files) != 1:
 		return o, fmt.Errorf("%s takes one file, not %d", o.command, len(files))
 	}
 	o.file = files[0]
@@ -98,7 +104,7 @@ func (o *options) check(f *flag.FlagSet) error {
 	f.Visit(func(g *flag.Flag) { given[g.Name] = true })
 	o.verifying = slices.Contains(commands[o.command].flags, "operator")
 	switch {
-	case o.file == "":
+	case o.file == "", o.command == "compare" && o.other == "":
 		return errors.New("the file has no name")
 	case o.verifying && !given["operator"]:
 		return fmt.Errorf("%s needs --operator: the fingerprint of the operator's key, from somebody you trust", o.command)

@@ -25,6 +25,7 @@ Verifies what an auditor of Sealbus hands out, with no network and no key that o
 Commands:
   verify FILE        gives the verdicts on an export, or on the log in a directory
   show FILE          says what is in it, and verifies nothing
+  compare FILE FILE  says whether the logs of two auditors agree on a stream; verify each before
   prove FILE         writes the proof that a message is in the log (C2SP tlog-proof)
   check-proof PROOF  verifies such a proof, and says what it is about
   disclosed FILE     verifies a disclosure, and prints the messages that it shows
@@ -46,8 +47,8 @@ Others:
 
 Exit status: 0 if nothing failed, 2 if the command cannot be carried out as it was written. The first
 verdict of verify that failed: 10 integrity, 11 order, 12 completeness, 13 authenticity, 14 freshness.
-1 for everything else: what cannot be read, integrity or authenticity that is not proven, and a proof
-or a disclosure that proves nothing.
+1 for everything else: what cannot be read, integrity or authenticity that is not proven, logs that
+do not agree, and a proof or a disclosure that proves nothing.
 `
 
 func main() {
@@ -65,6 +66,7 @@ var commands = map[string]struct {
 }{
 	"verify":      {[]string{"operator", "ca", "trust-domain", "fresh", "strict", "json"}, verify},
 	"show":        {[]string{"entries", "json"}, show},
+	"compare":     {[]string{"json"}, compareLogs},
 	"prove":       {[]string{"sequence", "out"}, prove},
 	"check-proof": {[]string{"operator", "ca", "trust-domain", "cards", "data", "json"}, checkProof},
 	"disclosed":   {[]string{"operator", "ca", "trust-domain", "json"}, disclosed},

@@ -101,21 +101,25 @@ func newReport(r *audit.Report, status int) *report {
 		out.Others = append(out.Others, other.String())
 	}
 	for _, v := range r.Verdicts() {
-		one := verdict{Name: v.Name, State: stateNames[v.State], Detail: v.Detail, Findings: v.Findings, Unproven: v.Open,
-			Figures: make(map[string]int64), Kept: []finding{}}
-		for _, f := range v.Figures {
-			one.Figures[f.Name] = f.Value
-		}
-		if at, ok := v.First(); ok {
-			first := newPosition(at)
-			one.First = &first
-		}
-		for _, f := range v.Kept {
-			one.Kept = append(one.Kept, finding{newPosition(f.At), stateNames[f.State], f.Detail})
-		}
-		out.Verdicts = append(out.Verdicts, one)
+		out.Verdicts = append(out.Verdicts, newVerdict(v))
 	}
 	return out
+}
+
+func newVerdict(v *audit.Verdict) verdict {
+	one := verdict{Name: v.Name, State: stateNames[v.State], Detail: v.Detail, Findings: v.Findings, Unproven: v.Open,
+		Figures: make(map[string]int64), Kept: []finding{}}
+	for _, f := range v.Figures {
+		one.Figures[f.Name] = f.Value
+	}
+	if at, ok := v.First(); ok {
+		first := newPosition(at)
+		one.First = &first
+	}
+	for _, f := range v.Kept {
+		one.Kept = append(one.Kept, finding{newPosition(f.At), stateNames[f.State], f.Detail})
+	}
+	return one
 }
 
 func newPosition(at audit.Position) position {
