@@ -13,6 +13,7 @@ import (
 // to this list needs a thought, and a line in the tests of attacks: an answer
 // from STORE can be sent to it by anybody.
 func TestImports(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.start(b.config(rulesText(1) + "queues: {q: {enqueue: [alice], work: [bob]}}\n"))
 	account := func(name string) *server.AccountInfo {

@@ -80,6 +80,7 @@ var auditUnheard = []string{"sb.audit.>", "sb.audit.*.*.*", policy.AuditSubject(
 // and nothing more, settles nothing and takes no tasks. What it hears is no
 // message.
 func TestAuditorOnlyReads(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.start(b.config(auditRules))
 	js, mallory := store(t, n), b.agent(n, "mallory")
@@ -123,6 +124,7 @@ func TestAuditorOnlyReads(t *testing.T) {
 // TestCheckpointsStay: whatever an auditor puts beside its checkpoints, those of
 // others stay, and its own up to the last so many.
 func TestCheckpointsStay(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.start(b.config(auditRules))
 	js, mallory := store(t, n), b.agent(n, "mallory")
@@ -170,6 +172,7 @@ func TestCheckpointsStay(t *testing.T) {
 // TestOthersReadNothing: who subscribes to a retained topic reads that topic's
 // stream alone, who reads a queue that queue's, and who has no part in them none.
 func TestOthersReadNothing(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.start(b.config(auditRules))
 	var streams []string

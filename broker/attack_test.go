@@ -112,6 +112,7 @@ func (w way) message(reply string) *nats.Msg {
 }
 
 func TestReplySubjects(t *testing.T) {
+	t.Parallel()
 	a := newAttack(t)
 	before := a.others()
 	if len(before) != 4+9+1 {
@@ -151,6 +152,7 @@ func TestReplySubjects(t *testing.T) {
 }
 
 func TestHeaders(t *testing.T) {
+	t.Parallel()
 	a := newAttack(t)
 	before := a.others()
 	for _, headers := range []nats.Header{
@@ -196,6 +198,7 @@ func TestHeaders(t *testing.T) {
 
 // TestForbidden tries what permissions forbid.
 func TestForbidden(t *testing.T) {
+	t.Parallel()
 	a := newAttack(t)
 	before := a.others()
 	for _, subject := range slices.Concat([]string{

@@ -66,6 +66,7 @@ func (c *client) streamInfo(stream string) jetstream.StreamInfo {
 
 // TestAudit has each do what the policy lets it.
 func TestAudit(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.start(b.config(auditRules))
 	feed, alice, dave := b.agent(n, "feed"), b.agent(n, "alice"), b.agent(n, "dave")

@@ -21,6 +21,7 @@ import (
 
 // TestRefusedByPolicy is about agents that have a good certificate.
 func TestRefusedByPolicy(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.start(b.config(`
 trust_domain: example.org
@@ -46,6 +47,7 @@ revoked: [eve]
 
 // TestRefusedByTLS is about certificates.
 func TestRefusedByTLS(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	mallory, err := b.ca.Agent("mallory", time.Hour)
@@ -93,6 +95,7 @@ func TestRefusedByTLS(t *testing.T) {
 // TestNothingInTheClear connects without TLS. The node says nothing, not even who
 // it is, before the handshake.
 func TestNothingInTheClear(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	conn, err := net.Dial("tcp", n.Addr().String())
@@ -109,6 +112,7 @@ func TestNothingInTheClear(t *testing.T) {
 }
 
 func TestExpiryEndsConnection(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	now := time.Now()
@@ -137,6 +141,7 @@ func TestExpiryEndsConnection(t *testing.T) {
 
 // TestReconnectAfterRenewal shows the options with which a client comes back.
 func TestReconnectAfterRenewal(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	now := time.Now()
@@ -163,6 +168,7 @@ func TestReconnectAfterRenewal(t *testing.T) {
 
 // TestNodeCertificateRenewed checks what clients are shown.
 func TestNodeCertificateRenewed(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	config := b.config(rulesText(1))
 	src := b.brokerSource()
@@ -186,6 +192,7 @@ func TestNodeCertificateRenewed(t *testing.T) {
 }
 
 func TestKeyExchangeAndVersion(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	state, err := b.agent(n, "alice").TLSConnectionState()
@@ -201,6 +208,7 @@ func TestKeyExchangeAndVersion(t *testing.T) {
 // TestOwnCredential is about the node's own connections: inside the process only
 // the credential counts, over the network it is worth nothing.
 func TestOwnCredential(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	// By hand, because nats.go waits long for a refusal inside the process.
@@ -265,6 +273,7 @@ func (b *bus) secondNode() *broker.Node {
 }
 
 func TestAdminClients(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	tool, err := b.ca.BrokerSource("tool", time.Hour)
 	ok(t, err)
@@ -303,6 +312,7 @@ func TestAdminClients(t *testing.T) {
 }
 
 func TestConnections(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	if list := n.Connections(); len(list) != 0 {
@@ -326,6 +336,7 @@ func TestConnections(t *testing.T) {
 }
 
 func TestMaxConnections(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	config := b.config(rulesText(1))
 	config.MaxConnections = 2

@@ -56,6 +56,7 @@ func (o *office) held() []string {
 // TestHeldBack: a delayed task comes to a worker when its time has come, on the
 // priority that it was meant for, unless it was replaced or taken back.
 func TestHeldBack(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	ok(t, o.alice.delay("past", "past", time.Now().Add(-time.Hour), 1, nil))
 	ok(t, o.alice.delay("soon", "first", inAnHour(), 3, nil))
@@ -85,6 +86,7 @@ func TestHeldBack(t *testing.T) {
 
 // TestHeldOverRestart stops the node while a task falls due and another waits.
 func TestHeldOverRestart(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	ok(t, o.alice.delay("far", "far", inAnHour(), 0, nil))
 	for _, id := range []string{"one", "two"} {
@@ -106,6 +108,7 @@ func TestHeldOverRestart(t *testing.T) {
 
 // TestHoldRefuses asks for what is not allowed.
 func TestHoldRefuses(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	for name, h := range map[string]nats.Header{
 		"no schedule":            {"Nats-Schedule": {""}},
@@ -156,6 +159,7 @@ func TestHoldRefuses(t *testing.T) {
 // remove, overwrite and copy what others have there. Mallory, who may put tasks
 // into the same queue, asks for a delay with every header by which it is done.
 func TestHoldStripsHeaders(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	ok(t, o.alice.delay("one", "alice's", inAnHour(), 0, nil))
 	ok(t, o.alice.delay("two", "alice's", inAnHour(), 0, nil))
@@ -197,6 +201,7 @@ func TestHoldStripsHeaders(t *testing.T) {
 
 // TestServeQueues is what an operator runs beside an external cluster.
 func TestServeQueues(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.n.StopHolding()
 	o.n.StopInspecting()
@@ -234,6 +239,7 @@ func TestServeQueues(t *testing.T) {
 // TestServeQueuesAnswers: who stops answers what has come before, so that nobody
 // waits for an answer in vain.
 func TestServeQueuesAnswers(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.n.StopHolding()
 	o.n.StopInspecting()

@@ -8,6 +8,7 @@ import (
 
 // TestCannotDecrypt keeps out of the node everything that could open a message.
 func TestCannotDecrypt(t *testing.T) {
+	t.Parallel()
 	out, err := exec.Command("go", "list", "-deps", ".").CombinedOutput()
 	if err != nil {
 		t.Fatalf("go list: %v\n%s", err, out)

@@ -45,6 +45,7 @@ func (c *client) purge(body string) (a policy.PurgeAnswer) {
 // TestQueueState: what is asked of the node says of each priority what waits, what is out and since when the oldest
 // is there, and of each stream how full it is.
 func TestQueueState(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	if s := o.bob.info("q"); s != (policy.QueueState{}) {
 		t.Errorf("of an empty queue: %+v", s)
@@ -107,6 +108,7 @@ func TestQueueState(t *testing.T) {
 
 // TestPurgeDead: an enqueuer has the node remove one dead letter, or all, and nothing but dead letters of its queue.
 func TestPurgeDead(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	dave := o.agent(o.n, "dave")
 	ids := []string{ulid.Make().String(), ulid.Make().String(), ulid.Make().String()}
@@ -153,6 +155,7 @@ func TestPurgeDead(t *testing.T) {
 // TestAskRefuses: the server lets nobody ask in another's name, of another queue, or for more than its part; and where
 // it did, the inspector would not answer.
 func TestAskRefuses(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.bob.put(policy.DeadSubject("q", ulid.Make().String()), "letter")
 	for _, c := range []struct{ agent, what string }{

@@ -15,6 +15,7 @@ import (
 const joins = "topic.prices.j."
 
 func TestBucketsFromAgents(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	config := b.config(rulesText(1))
 	n := b.start(config)
@@ -68,6 +69,7 @@ func list(t *testing.T, c *client, filter string) []string {
 }
 
 func TestRetainedTopic(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	feed, bob := b.agent(n, "feed"), b.agent(n, "bob")
@@ -106,6 +108,7 @@ func TestRetainedTopic(t *testing.T) {
 }
 
 func TestLiveTopicAndRequests(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	mallory, bob := b.agent(n, "mallory"), b.agent(n, "bob")
@@ -131,6 +134,7 @@ func TestLiveTopicAndRequests(t *testing.T) {
 }
 
 func TestPolicyFeed(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	bob := b.agent(n, "bob")

@@ -9,6 +9,7 @@ import (
 )
 
 func TestServerLog(t *testing.T) {
+	t.Parallel()
 	var out bytes.Buffer
 	l := newServerLog(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if l.debug() {
@@ -37,6 +38,7 @@ func TestServerLog(t *testing.T) {
 }
 
 func TestFatalDoesNotExit(t *testing.T) {
+	t.Parallel()
 	l := newServerLog(slog.New(slog.DiscardHandler))
 	if l.failed() != nil {
 		t.Fatal("failed before anything happened")

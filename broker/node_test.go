@@ -21,6 +21,7 @@ import (
 
 // TestBadConfig tries everything that Start refuses before it writes anything.
 func TestBadConfig(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	stranger, err := identity.GenerateOperatorKey()
 	ok(t, err)
@@ -86,6 +87,7 @@ func TestBadConfig(t *testing.T) {
 }
 
 func TestAddressInUse(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	ok(t, err)
@@ -99,6 +101,7 @@ func TestAddressInUse(t *testing.T) {
 
 // TestAddressTaken takes the address while the server reads its store.
 func TestAddressTaken(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	config := b.config(rulesText(1))
@@ -119,6 +122,7 @@ func TestAddressTaken(t *testing.T) {
 }
 
 func TestStoreDir(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	b.startDefault()
 	if _, err := broker.Start(timeout(t), b.config(rulesText(1))); !errors.Is(err, broker.ErrStoreInUse) || !strings.Contains(err.Error(), b.dir) {
@@ -146,6 +150,7 @@ func TestStoreDir(t *testing.T) {
 
 // TestStoreUnusable lets JetStream fail where the server would end the process.
 func TestStoreUnusable(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	ok(t, os.WriteFile(filepath.Join(b.dir, "jetstream"), nil, 0o600))
 	if _, err := broker.Start(timeout(t), b.config(rulesText(1))); !errors.Is(err, broker.ErrServer) || !strings.Contains(err.Error(), "JetStream") {
@@ -157,6 +162,7 @@ func TestStoreUnusable(t *testing.T) {
 
 // TestStartCancelled ends the context at several points. Nothing may be left.
 func TestStartCancelled(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	for _, at := range []string{"", "Starting JetStream", "Listening for client connections"} {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -177,6 +183,7 @@ func TestStartCancelled(t *testing.T) {
 // TestEarlyClient connects while the node is not ready. It waits, and then finds
 // everything there; on a node that does not start it is sent away.
 func TestEarlyClient(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	address := n.Addr().String()
@@ -221,6 +228,7 @@ func TestEarlyClient(t *testing.T) {
 
 // TestStartContext: once started, the context has done its work.
 func TestStartContext(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	n, err := broker.Start(ctx, b.config(rulesText(1)))
@@ -231,6 +239,7 @@ func TestStartContext(t *testing.T) {
 }
 
 func TestShutdown(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	alice := b.agent(n, "alice")
@@ -272,6 +281,7 @@ func TestShutdown(t *testing.T) {
 
 // TestServerFails is about a server that cannot go on.
 func TestServerFails(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	alice := b.agent(n, "alice")
@@ -289,6 +299,7 @@ func TestServerFails(t *testing.T) {
 }
 
 func TestHealthy(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	config := b.config(rulesText(1))
 	src := b.brokerSource()
@@ -312,6 +323,7 @@ func TestHealthy(t *testing.T) {
 }
 
 func TestURL(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	for listen, host := range map[string]string{"127.0.0.1:0": "127.0.0.1", ":0": "127.0.0.1", "0.0.0.0:0": "127.0.0.1", "localhost:0": "localhost"} {
 		config := b.config(rulesText(1))
@@ -326,6 +338,7 @@ func TestURL(t *testing.T) {
 }
 
 func TestDurability(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	for _, interval := range []time.Duration{0, time.Minute} {
 		config := b.config(rulesText(1))
@@ -341,6 +354,7 @@ func TestDurability(t *testing.T) {
 }
 
 func TestTooLarge(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	mallory := b.agent(n, "mallory")

@@ -16,6 +16,7 @@ import (
 )
 
 func TestRestartKeepsStreams(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	b.agent(n, "alice").put("$KV.SB_CARDS.alice.A1", "card")
@@ -42,6 +43,7 @@ func TestRestartKeepsStreams(t *testing.T) {
 // news is new, secret is no longer retained, prices for a shorter time, feed may
 // no longer publish to it but eve may.
 func TestNewRevision(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	n := b.startDefault()
 	b.agent(n, "mallory").put("sb.topic.prices", "mallory's")
@@ -120,6 +122,7 @@ revoked: [mallory]
 // TestOperatorReplaced starts a node that pins only the new operator's key on a
 // store whose policy the old one signed.
 func TestOperatorReplaced(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	stop(t, b.startDefault())
 	next, err := identity.GenerateOperatorKey()
@@ -136,6 +139,7 @@ func TestOperatorReplaced(t *testing.T) {
 }
 
 func TestProvisionTwice(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	config := b.config(rulesText(1))
 	n := b.start(config)
@@ -170,6 +174,7 @@ func TestProvisionTwice(t *testing.T) {
 }
 
 func TestProvisionRefuses(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	config := b.config(rulesText(1))
 	n := b.start(config)

@@ -115,6 +115,7 @@ func (o *office) consumer(queue string, priority int) *jetstream.ConsumerInfo {
 
 // TestPull is the whole protocol by which a worker gets tasks.
 func TestPull(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.alice.enqueue("q", 2, "a", "b", "c")
 	o.alice.enqueue("q", 0, "urgent")
@@ -157,6 +158,7 @@ func TestPull(t *testing.T) {
 
 // TestSettle answers tasks in every way there is.
 func TestSettle(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.alice.enqueue("q", 1, "acked", "again", "at once", "later", "given up", "silent")
 	sub := o.bob.pull("q", 1, `{"batch":6,"expires":8000000000}`)
@@ -196,6 +198,7 @@ func TestSettle(t *testing.T) {
 // TestLease: a task comes back when its worker is silent, and does not as long as
 // the worker says that it is at work.
 func TestLease(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	c, err := o.js.Consumer(timeout(t), "SB_TASK_q", "p0")
 	ok(t, err)
@@ -237,6 +240,7 @@ func TestLease(t *testing.T) {
 // TestOneResult: the first result of a task is its result, written alone or with
 // others.
 func TestOneResult(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	var ids []string
 	for range 4 {
@@ -307,6 +311,7 @@ func subjects(t *testing.T, c *client, stream, filter string) (list []string) {
 // TestLiveNews: what is said of a queue is heard by those who should, and what is
 // to be kept is kept.
 func TestLiveNews(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	id := ulid.Make().String()
 	for _, c := range []struct {
@@ -354,6 +359,7 @@ func TestLiveNews(t *testing.T) {
 // TestSameTaskTwice: an enqueuer that is not sure repeats the task under the same
 // message id.
 func TestSameTaskTwice(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	task := func(id string) *nats.Msg {
 		return &nats.Msg{Subject: policy.TaskSubject("q", 1), Header: nats.Header{"Nats-Msg-Id": {id}}}
@@ -382,6 +388,7 @@ func TestSameTaskTwice(t *testing.T) {
 // queue from a subject that has another queue's name in it. This is why a right
 // to acknowledge has the stream's name in its place, and no ">".
 func TestAckUnderAnotherStreamsName(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.alice.enqueue("q", 0, "task")
 	o.bob.take("q", 0)
@@ -400,6 +407,7 @@ func TestAckUnderAnotherStreamsName(t *testing.T) {
 // TestConsumersStay: what hands out tasks keeps how far it has come over a
 // restart and another provisioning, and what was changed by hand is put right.
 func TestConsumersStay(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.alice.enqueue("q", 0, "a", "b", "c")
 	o.bob.settle(o.bob.take("q", 0), "+ACK")

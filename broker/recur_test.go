@@ -76,6 +76,7 @@ func (o *office) nextTick(want string) time.Time {
 // TestRecurring: the same bytes come at every tick, over a restart, until they are removed; who asks for the same name replaces
 // them, and there is one schedule all the same.
 func TestRecurring(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	ok(t, o.alice.recur("x", "first", everySecond, nil))
 	ok(t, o.alice.recur("far", "far", "0 7 29 2 * Europe/Berlin", nil))
@@ -117,6 +118,7 @@ func TestRecurring(t *testing.T) {
 
 // TestRecurringRefuses asks for what is not allowed.
 func TestRecurringRefuses(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	for name, h := range map[string]nats.Header{
 		"no schedule":           {"Sealbus-Schedule": {""}},
@@ -176,6 +178,7 @@ func TestRecurringRefuses(t *testing.T) {
 // TestRecurringStripsHeaders: mallory asks for a recurring task with every header by which others' could be removed, overwritten
 // or copied.
 func TestRecurringStripsHeaders(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	ok(t, o.alice.recur("one", "alice's", "0 7 29 2 * UTC", nil))
 	ok(t, o.alice.delay("two", "alice's", inAnHour(), 0, nil))
@@ -209,6 +212,7 @@ func TestRecurringStripsHeaders(t *testing.T) {
 
 // TestRecurringLimit: a queue has so many recurring tasks and no more, those asked for at once among them.
 func TestRecurringLimit(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	mallory := o.agent(o.n, "mallory")
 	const limit = 256

@@ -16,6 +16,7 @@ import (
 // TestTrimArrived: a delayed task that has come into the log is forgotten where it
 // waited, and not before; and it does not come a second time.
 func TestTrimArrived(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	ctx := timeout(t)
 	due := func() []string {
@@ -81,6 +82,7 @@ func TestTrimArrived(t *testing.T) {
 // TestFullLog: a full log refuses tasks, and what falls due meanwhile comes when
 // there is room again.
 func TestFullLog(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	s, err := o.js.Stream(timeout(t), logOf)
 	ok(t, err)
@@ -123,6 +125,7 @@ func (o *office) awaitHeld(want string) {
 // first task. Told nothing else, the server would go on from the log's last time
 // and skip what is due.
 func TestFirstDueAfterTrim(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.alice.enqueue("q", 0, "old")
 	o.bob.settle(o.bob.take("q", 0), "+ACK")

@@ -52,6 +52,7 @@ func (o *office) wantLog(what string, want ...string) {
 // TestTrimTasks: what is settled goes when it is old, from the oldest on, and
 // nothing else does.
 func TestTrimTasks(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.trim(later) // empty
 	o.alice.enqueue("q", 0, "a0", "b0", "c0")
@@ -97,6 +98,7 @@ func TestTrimTasks(t *testing.T) {
 
 // TestTrimBounded: no more than so many at a time.
 func TestTrimBounded(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.alice.enqueue("q", 0, "a", "b", "c")
 	for range 3 {
@@ -112,6 +114,7 @@ func TestTrimBounded(t *testing.T) {
 // and trims in between. No task that is not settled may ever be missing, and none
 // may come into the log twice.
 func TestTrimAnyOrder(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	c := &chaos{office: newOffice(t), r: rand.New(rand.NewPCG(seed, 0)), open: make(map[string]bool), out: make(map[string]*nats.Msg), last: make(map[string]*nats.Msg)}
@@ -253,6 +256,7 @@ func (c *chaos) check(step int) {
 // TestTrimRefuses: nothing goes when what hands out the tasks is missing, or
 // may have skipped some.
 func TestTrimRefuses(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.alice.enqueue("q", 1, "a")
 	o.bob.settle(o.bob.take("q", 1), "+ACK")
@@ -289,6 +293,7 @@ func TestTrimRefuses(t *testing.T) {
 // TestTrimConsumerMadeAnew: one that was deleted and made again has not settled
 // anything.
 func TestTrimConsumerMadeAnew(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.alice.enqueue("q", 1, "a", "b")
 	o.bob.settle(o.bob.take("q", 1), "+ACK")
@@ -304,6 +309,7 @@ func TestTrimConsumerMadeAnew(t *testing.T) {
 
 // TestTrimResults: a result stays as long as its task may be handed out again.
 func TestTrimResults(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	done := func(task string) {
 		o.bob.put(policy.ResultSubject("q", ulid.Make().String()), task)
@@ -360,6 +366,7 @@ func TestTrimResults(t *testing.T) {
 // TestTrimSessionNotes: what enqueuers note of their sessions goes when it is old
 // and everything before it has gone, and holds nothing back.
 func TestTrimSessionNotes(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	note := func(text string) { o.alice.put(policy.SessionSubject("q"), text) }
 	result := func(task string) { o.bob.put(policy.ResultSubject("q", ulid.Make().String()), task) }
@@ -415,6 +422,7 @@ func TestTrimSessionNotes(t *testing.T) {
 // TestNodeTrims: a node trims by itself, and its end does not wait for the next
 // time.
 func TestNodeTrims(t *testing.T) {
+	t.Parallel()
 	b := newBus(t)
 	tick := make(chan time.Time)
 	config := b.config(fmt.Sprintf(queueRules, 1)).WithTrims(tick, func() time.Time { return time.Now().Add(later) })

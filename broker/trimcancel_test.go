@@ -13,6 +13,7 @@ import (
 // TestTrimCancelled: a cancellation stays while a delayed task waits that may be its own, however old it is. One from before that task
 // was laid down is not.
 func TestTrimCancelled(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	cancelOf := func(task string) {
 		o.alice.put(policy.ControlSubject("q", "alice", policy.ControlCancel+"."+ulid.Make().String()), task)

@@ -39,6 +39,7 @@ func taken(t *testing.T, what string, err error) {
 // TestClaim: a claim takes one task after another, whatever the priority, and only behind the one that the enqueuer has seen; the tasks
 // are handed out as others of their priority are.
 func TestClaim(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.alice.enqueue("q", 0, "plain")
 	first, err := o.alice.claim(oneClaim, 2, 0, "first")
@@ -78,6 +79,7 @@ func TestClaim(t *testing.T) {
 
 // TestReadClaim: an enqueuer reads what a claim holds last.
 func TestReadClaim(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	read := func() string {
 		t.Helper()
@@ -104,6 +106,7 @@ func TestReadClaim(t *testing.T) {
 
 // TestTrimClaims: a unique task stays until it is settled and old, as others do; then its claim is free.
 func TestTrimClaims(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	_, err := o.alice.claim(oneClaim, 2, 0, "first")
 	ok(t, err)
@@ -129,6 +132,7 @@ func TestTrimClaims(t *testing.T) {
 
 // TestClaimsComeLater: a queue that was made before there were claims gets them, and loses nothing.
 func TestClaimsComeLater(t *testing.T) {
+	t.Parallel()
 	o := newOffice(t)
 	o.alice.enqueue("q", 2, "a", "b")
 	o.bob.settle(o.bob.take("q", 2), "+ACK")

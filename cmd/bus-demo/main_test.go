@@ -84,6 +84,7 @@ func check(t *testing.T, err error) {
 }
 
 func TestPlain(t *testing.T) {
+	t.Parallel()
 	got := play(t, chapters)
 	if got.status != exitHeld || got.stderr != "" {
 		t.Errorf("status %d, on standard error %q", got.status, got.stderr)
@@ -112,6 +113,7 @@ func TestPlain(t *testing.T) {
 }
 
 func TestStoreHoldsNoText(t *testing.T) {
+	t.Parallel()
 	const marker = "Sealbus is what this line says, and no file of the store may"
 	dir := t.TempDir()
 	file := filepath.Join(write(t, dir, map[string]string{"README.md": "# A title\n\n" + marker + "\n\nMore.\n"}), "README.md")
@@ -143,6 +145,7 @@ func TestStoreHoldsNoText(t *testing.T) {
 }
 
 func TestDirectory(t *testing.T) {
+	t.Parallel()
 	dir := write(t, t.TempDir(), map[string]string{
 		"b.txt": "Second.\n\nThird.\n", "a.txt": "First.", "empty.txt": " \n", "image.png": "\x89PNG\x00\x01", ".git/config": "hidden",
 		"sub/c.txt": "Fourth.",
@@ -156,12 +159,14 @@ func TestDirectory(t *testing.T) {
 
 // TestOwnWords sends the demo's own output: all the names in it are in the broker's store too, where they belong.
 func TestOwnWords(t *testing.T) {
+	t.Parallel()
 	first := play(t, chapters)
 	file := filepath.Join(write(t, t.TempDir(), map[string]string{"out.txt": first.out + first.out}), "out.txt")
 	mustHold(t, parse(t, play(t, chapters, "--json", "--input", file).out), chapters)
 }
 
 func TestLargeInput(t *testing.T) {
+	t.Parallel()
 	text := strings.Repeat("é", maxInput) // two bytes each, and no line to be cut at
 	file := filepath.Join(write(t, t.TempDir(), map[string]string{"large.txt": text}), "large.txt")
 	r := parse(t, play(t, chapters[:2], "--json", "--input", file).out)
@@ -172,6 +177,7 @@ func TestLargeInput(t *testing.T) {
 }
 
 func TestUnusable(t *testing.T) {
+	t.Parallel()
 	dir := write(t, t.TempDir(), map[string]string{
 		"empty": "", "blank": " \n\t\n", "binary": "a\x00b", "latin1": "caf\xe9", "none/x.bin": "\x00", "text": "text",
 	})
@@ -205,6 +211,7 @@ func TestUnusable(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
+	t.Parallel()
 	for _, flag := range []string{"-h", "--help"} {
 		if got := play(t, chapters, flag); got.status != exitHeld || !strings.Contains(got.out, "--input PATH") || got.stderr != "" {
 			t.Errorf("%s: %+v", flag, got)
@@ -214,6 +221,7 @@ func TestHelp(t *testing.T) {
 
 // TestBrokenChapter has chapters that do not hold among others.
 func TestBrokenChapter(t *testing.T) {
+	t.Parallel()
 	good := chapter{"good", "Good", func(_ context.Context, s *scene) error { s.fact(true, "so"); return nil }}
 	for name, bad := range map[string]func(context.Context, *scene) error{
 		"a fact":     func(_ context.Context, s *scene) error { s.fact(true, "so"); s.fact(false, "not"); return nil },
@@ -272,6 +280,7 @@ func TestLeak(t *testing.T) {
 
 // TestBelievedAttack lets the adversary succeed: what it sends is a true frame that nobody had seen.
 func TestBelievedAttack(t *testing.T) {
+	t.Parallel()
 	list := []chapter{{"attack", "An attack", func(ctx context.Context, s *scene) error {
 		held, err := s.heldBack(ctx, "believe me")
 		if err != nil {
@@ -298,6 +307,7 @@ func TestBelievedAttack(t *testing.T) {
 
 // TestTouchedLedger has somebody delete a message before the auditor looks, and wants it to see that.
 func TestTouchedLedger(t *testing.T) {
+	t.Parallel()
 	list := []chapter{chapters[1], {"touch", "A touch", func(ctx context.Context, s *scene) error {
 		s.fact(true, "takes a message out")
 		if _, err := s.audit.Verify(ctx, ledgerStream); err != nil { // so that it is logged
@@ -316,6 +326,7 @@ func TestTouchedLedger(t *testing.T) {
 }
 
 func TestInterrupted(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	list := []chapter{{"wait", "Wait", func(ctx context.Context, s *scene) error {
@@ -332,6 +343,7 @@ func TestInterrupted(t *testing.T) {
 }
 
 func TestPieces(t *testing.T) {
+	t.Parallel()
 	many := strings.Repeat("A paragraph.\r\nOf two lines.\n \n\n", 1000)
 	list := pieces(many)
 	if len(list) > maxPieces+1 || strings.Count(strings.Join(list, ""), "Of two lines.") != 1000 {
@@ -352,6 +364,7 @@ func TestPieces(t *testing.T) {
 }
 
 func TestCutTasks(t *testing.T) {
+	t.Parallel()
 	for _, list := range [][]string{{"one"}, {"a\nb\nc", "d", "e\nf"}, pieces(builtIn), pieces(strings.Repeat("A paragraph.\nOf two lines.\n\n", 1000))} {
 		got := cutTasks(list)
 		if strings.Join(got, "") != strings.Join(list, "") || len(got) < len(list) || len(got) > max(len(list), 2*fewTasks) {
@@ -362,6 +375,7 @@ func TestCutTasks(t *testing.T) {
 
 // TestTasks counts what became of the tasks.
 func TestTasks(t *testing.T) {
+	t.Parallel()
 	list := []chapter{chapters[9]}
 	r := parse(t, play(t, list, "--json").out)
 	mustHold(t, r, list)
@@ -377,6 +391,7 @@ func TestTasks(t *testing.T) {
 }
 
 func TestNeedles(t *testing.T) {
+	t.Parallel()
 	n := newNeedles([]string{"The stream has moved again.\nshort line\ntiny\n"})
 	for haystack, want := range map[string]int{
 		"xx stream has moved yy":     3,
