@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -22,8 +23,8 @@ type entry struct {
 }
 
 // append puts frames into a stream, all or none and in order, and returns when the broker has acknowledged that they
-// are on its disk. Until ctx ends it sends them again where the acknowledgement does not come. A frame's id keeps it
-// from being stored twice.
+// are on its disk. Until ctx ends it sends them again where the acknowledgement does not come, because the connection was lost or
+// the broker has kept it waiting for ackPatience. A frame's id keeps it from being stored twice.
 func (s *store) append(ctx context.Context, stream string, entries []entry) error {
 	for again := false; ; again = true {
 		err := s.appendOnce(ctx, stream, entries)
@@ -38,16 +39,24 @@ func (s *store) append(ctx context.Context, stream string, entries []entry) erro
 }
 
 // appendOnce fails with errLost where the connection was lost and is back: nats.go goes on waiting then for an
-// acknowledgement that may have been lost with it.
+// acknowledgement that may have been lost with it. So it does where none has come for too long.
 func (s *store) appendOnce(ctx context.Context, stream string, entries []entry) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	regained := s.wire.regained.next()
 	go func() {
-		select {
-		case <-regained:
-			cancel(errLost)
-		case <-ctx.Done():
+		late := time.NewTicker(s.wire.bus.config.ackPatience)
+		defer late.Stop()
+		for ctx.Err() == nil {
+			select {
+			case <-regained:
+				cancel(errLost)
+			case <-late.C:
+				if s.wire.bus.Connected() { // else it waits here to be sent
+					cancel(errLost)
+				}
+			case <-ctx.Done():
+			}
 		}
 	}()
 	err := s.hand(ctx, stream, entries)

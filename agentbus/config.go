@@ -50,7 +50,7 @@ type Config struct {
 	// The default is DefaultRequestTimeout.
 	RequestTimeout time.Duration
 
-	renewEvery, closeTimeout, lease, presence, slotTerm, idleAfter, idleEvery, replayPatience, orderWait time.Duration // for tests
+	renewEvery, closeTimeout, lease, presence, slotTerm, idleAfter, idleEvery, replayPatience, orderWait, ackPatience time.Duration // for tests
 }
 
 // check fills in the defaults and refuses what cannot work.
@@ -105,6 +105,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.replayPatience == 0 {
 		c.replayPatience = replayPatience
+	}
+	if c.ackPatience == 0 {
+		c.ackPatience = ackPatience
 	}
 	if c.orderWait == 0 {
 		c.orderWait = orderWait

@@ -33,6 +33,12 @@ func Patience(c Config, d time.Duration) Config {
 	return c
 }
 
+// AckPatience sets how long a bus made with c waits for an acknowledgement before it sends again.
+func AckPatience(c Config, d time.Duration) Config {
+	c.ackPatience = d
+	return c
+}
+
 // OrderWait sets how long a bus made with c has a sender's session wait for the one before it.
 func OrderWait(c Config, d time.Duration) Config {
 	c.orderWait = d

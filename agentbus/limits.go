@@ -186,6 +186,7 @@ const (
 	maxRefusals     = 256      // requests waiting to be told that the responder is overloaded
 	parkTimeout     = 5 * time.Second
 	drainWait       = time.Second            // that Stop waits for keys
+	ackPatience     = 10 * time.Second       // for an acknowledgement, before what it is for is sent again
 	orderWait       = 500 * time.Millisecond // that a sender's session waits for the one before it
 	cardPause       = 50 * time.Millisecond  // between looks for a card that has expired
 	maxPending      = 65536                  // requests waiting for their replies

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sealbus/sealbus/agentbus"
@@ -87,6 +88,18 @@ func refuse(t testing.TB, w *bustest.World, name string, longer int32) {
 	config.MaxMsgSize = longer
 	_, err = js.UpdateStream(w.Ctx(), config)
 	bustest.Check(t, err)
+}
+
+// settled waits until a stream has done with all that was sent to it, and all of them: it takes things in their order.
+func settled(t testing.TB, w *bustest.World, subject string) {
+	t.Helper()
+	m := nats.NewMsg(subject)
+	m.Header.Set(jetstream.ExpectedLastSeqHeader, "1000000000") // it stores nothing
+	reply, err := w.Admin("STORE").RequestMsgWithContext(w.Ctx(), m)
+	bustest.Check(t, err)
+	if !strings.Contains(string(reply.Data), "error") {
+		t.Fatalf("%s", reply.Data)
+	}
 }
 
 // TestSessionsOfATopic follows the sessions of a publisher over another key and its own restart. Who subscribes sees nothing of
@@ -351,6 +364,15 @@ func TestNoHoles(t *testing.T) {
 	bustest.Check(t, second(planner.Enqueue(w.Ctx(), "work", nil)))
 	stop := make(chan struct{})
 	var callers sync.WaitGroup
+	var calling sync.RWMutex // nats-server reads a stream's configuration without a lock while it takes a batch
+	limit := func(stream string, longer int32) {
+		calling.Lock()
+		defer calling.Unlock()
+		_ = planner.Flush(w.Ctx()) // what has failed
+		settled(t, w, "sb.topic.ledger.x")
+		settled(t, w, "sb.task.work.0")
+		refuse(t, w, stream, longer)
+	}
 	for i := range 8 {
 		random := rand.New(rand.NewPCG(seed, uint64(i+1)))
 		callers.Go(func() {
@@ -360,6 +382,7 @@ func TestNoHoles(t *testing.T) {
 					return
 				default:
 				}
+				calling.RLock()
 				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+random.IntN(60))*time.Millisecond)
 				switch random.IntN(6) { // what comes of them does not matter
 				case 0, 1:
@@ -376,6 +399,7 @@ func TestNoHoles(t *testing.T) {
 					_, _ = planner.EnqueueBatch(ctx, "work", named(1+random.IntN(60)))
 				}
 				cancel()
+				calling.RUnlock()
 			}
 		})
 	}
@@ -390,9 +414,9 @@ func TestNoHoles(t *testing.T) {
 			eventually(t, "the loss is noticed", func() bool { return !planner.Connected() })
 			l.up(t)
 		case 2:
-			refuse(t, w, stream, []int32{1, 1500}[random.IntN(2)]) // of 1500 bytes are notes, and some messages
+			limit(stream, []int32{1, 1500}[random.IntN(2)]) // of 1500 bytes are notes, and some messages
 		case 3:
-			refuse(t, w, stream, -1)
+			limit(stream, -1)
 		}
 		before := streamOf(t, w, workStream).Msgs + streamOf(t, w, ledgerStream).Msgs
 		deadline := time.Now().Add(time.Second) // where one takes none
@@ -403,7 +427,7 @@ func TestNoHoles(t *testing.T) {
 	close(stop)
 	callers.Wait()
 	for _, stream := range []string{ledgerStream, workStream} {
-		refuse(t, w, stream, -1)
+		limit(stream, -1)
 	}
 	_ = planner.Flush(w.Ctx()) // what has failed
 	bustest.Check(t, planner.Publish(w.Ctx(), "ledger.x", nil))
@@ -418,5 +442,34 @@ func TestNoHoles(t *testing.T) {
 			}
 		}
 		t.Logf("%s: %d messages, %d spans are void", stream, streamOf(t, w, stream).Msgs, void)
+	}
+}
+
+// TestAckLost: what was stored, and whose acknowledgement does not come, is sent again, and stands once.
+func TestAckLost(t *testing.T) {
+	t.Parallel()
+	w := bustest.New(t, testPolicy)
+	feed := w.Connect(agentbus.AckPatience(w.Config("feed-1"), 2*time.Second))
+	bustest.Check(t, second(w.Agent("planner").Subscribe(w.Ctx(), "ledger.>", func(context.Context, *agentbus.Message) error { return nil })))
+	js, err := jetstream.New(w.Admin("STORE"))
+	bustest.Check(t, err)
+	stream, err := js.Stream(w.Ctx(), ledgerStream)
+	bustest.Check(t, err)
+	acknowledge := func(yes bool) {
+		config := stream.CachedInfo().Config
+		config.NoAck = !yes
+		bustest.Check(t, second(js.UpdateStream(w.Ctx(), config)))
+	}
+	for n := range uint64(2) { // the first with a note in front, in an atomic batch
+		acknowledge(false)
+		published := make(chan error, 1)
+		go func() { published <- feed.Publish(w.Ctx(), "ledger.x", nil) }()
+		eventually(t, "it is stored", func() bool { return streamOf(t, w, ledgerStream).Msgs == n+2 })
+		bustest.Empty(t, published)
+		acknowledge(true)
+		bustest.Check(t, bustest.Receive(t, published))
+		if m := streamOf(t, w, ledgerStream).Msgs; m != n+2 {
+			t.Errorf("%d messages are stored, want %d", m, n+2)
+		}
 	}
 }
