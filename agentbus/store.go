@@ -89,8 +89,11 @@ func (s *store) read(ctx context.Context, once func(context.Context) error) erro
 		err := once(attempt)
 		lost := errors.Is(context.Cause(attempt), errLost)
 		stop(nil)
-		if err == nil || !lost || ctx.Err() != nil {
+		switch {
+		case err == nil || !lost:
 			return err
+		case ctx.Err() != nil: // in the same moment: it is not the attempt's end that the caller is to hear of
+			return storeError(ctx.Err())
 		}
 	}
 }
