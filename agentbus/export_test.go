@@ -1,6 +1,7 @@
 package agentbus
 
 import (
+	"context"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -43,6 +44,17 @@ func AckPatience(c Config, d time.Duration) Config {
 func OrderWait(c Config, d time.Duration) Config {
 	c.orderWait = d
 	return c
+}
+
+// CutOff is a read from the store that ends when its connection has been lost and is back, and its time has run out.
+func CutOff(ctx context.Context) error {
+	s := &store{wire: new(wire)}
+	return s.read(ctx, func(attempt context.Context) error {
+		s.wire.regained.fire()
+		<-attempt.Done()
+		<-ctx.Done()
+		return attempt.Err()
+	})
 }
 
 // Conn returns the NATS connection in use, which a test may cut off.

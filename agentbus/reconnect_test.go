@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/sealbus/sealbus/agentbus"
 	"github.com/sealbus/sealbus/internal/bustest"
@@ -71,6 +72,15 @@ func TestBrokerRestart(t *testing.T) {
 			t.Errorf("reply %q", reply.Payload)
 		}
 		break
+	}
+}
+
+// TestReadCutOff: whose time runs out in the moment in which the connection is back, is told that.
+func TestReadCutOff(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := agentbus.CutOff(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
 	}
 }
 
