@@ -1,6 +1,7 @@
 package agentbus
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -57,15 +58,9 @@ func (c AuditConfig) check() (AuditConfig, error) {
 	case c.Every < 0 || c.Interval < 0:
 		return c, errors.New("agentbus: AuditConfig.Every and AuditConfig.Interval cannot be negative")
 	}
-	if c.Every == 0 {
-		c.Every = DefaultAuditEvery
-	}
-	if c.Interval == 0 {
-		c.Interval = DefaultAuditInterval
-	}
-	if c.still == 0 {
-		c.still = auditStill
-	}
+	c.Every = cmp.Or(c.Every, DefaultAuditEvery)
+	c.Interval = cmp.Or(c.Interval, DefaultAuditInterval)
+	c.still = cmp.Or(c.still, auditStill)
 	return c, nil
 }
 

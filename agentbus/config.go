@@ -1,6 +1,7 @@
 package agentbus
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -79,42 +80,18 @@ func (c Config) check() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	if c.Buffer == 0 {
-		c.Buffer = DefaultBuffer
-	}
-	if c.RequestTimeout == 0 {
-		c.RequestTimeout = DefaultRequestTimeout
-	}
-	if c.renewEvery == 0 {
-		c.renewEvery = renewEvery
-	}
-	if c.lease == 0 {
-		c.lease = policy.TaskAckWait
-	}
-	if c.presence == 0 {
-		c.presence = presenceEvery
-	}
-	if c.slotTerm == 0 {
-		c.slotTerm = slotTerm
-	}
-	if c.idleAfter == 0 {
-		c.idleAfter = idleAfter
-	}
-	if c.idleEvery == 0 {
-		c.idleEvery = idleEvery
-	}
-	if c.replayPatience == 0 {
-		c.replayPatience = replayPatience
-	}
-	if c.ackPatience == 0 {
-		c.ackPatience = ackPatience
-	}
-	if c.orderWait == 0 {
-		c.orderWait = orderWait
-	}
-	if c.closeTimeout == 0 {
-		c.closeTimeout = closeTimeout
-	}
+	c.Buffer = cmp.Or(c.Buffer, DefaultBuffer)
+	c.RequestTimeout = cmp.Or(c.RequestTimeout, DefaultRequestTimeout)
+	c.renewEvery = cmp.Or(c.renewEvery, renewEvery)
+	c.lease = cmp.Or(c.lease, policy.TaskAckWait)
+	c.presence = cmp.Or(c.presence, presenceEvery)
+	c.slotTerm = cmp.Or(c.slotTerm, slotTerm)
+	c.idleAfter = cmp.Or(c.idleAfter, idleAfter)
+	c.idleEvery = cmp.Or(c.idleEvery, idleEvery)
+	c.replayPatience = cmp.Or(c.replayPatience, replayPatience)
+	c.ackPatience = cmp.Or(c.ackPatience, ackPatience)
+	c.orderWait = cmp.Or(c.orderWait, orderWait)
+	c.closeTimeout = cmp.Or(c.closeTimeout, closeTimeout)
 	return c, nil
 }
 

@@ -92,9 +92,6 @@ func large(t *testing.T, thousands int) (written, verified uint64, r *Report) {
 // TestLarge: a stream of 200,000 messages in a log of as many entries is written, exported and verified in the memory that a tenth
 // of it takes; and raises no alarm.
 func TestLarge(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes a while")
-	}
 	small, big := 20, 200
 	if underRace {
 		small, big = 3, 10
